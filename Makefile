@@ -1,0 +1,70 @@
+# Everything a developer or a newcomer does. `make` alone lists it.
+
+PYTHON  ?= python3
+PREFIX  ?= /usr/local
+SBINDIR ?= /sbin
+ARGS    ?=
+
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check lint fmt bench docs install uninstall clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: packages-run .venv/.dev ## install what is missing; leaves .venv/bin/{pond,mount.pond,umount.pond}
+
+demo: packages-run .venv/.run ## make a pond, mount it, work in it, commit, read the table (KEEP=1: stay mounted)
+	@KEEP='$(KEEP)' bash docs/tutorial/demo.sh
+
+test: packages-test check ## set up everything, then lint and run every test (ARGS='-k name')
+
+check: lint ## the gate: lint, types, layers, tests
+	@$(BIN)/pytest $(ARGS)
+
+lint: .venv/.dev ## style, types and layers only
+	@$(BIN)/ruff check -q pondfs tests docs
+	@$(BIN)/ruff format -q --check pondfs tests docs
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports --no-logo >.venv/lint-imports.log || { cat .venv/lint-imports.log; exit 1; }
+
+fmt: .venv/.dev ## format the code
+	@$(BIN)/ruff check -q --fix-only pondfs tests docs
+	@$(BIN)/ruff format pondfs tests docs
+
+bench: .venv/.dev ## compare pond, ext4 and a bare pyfuse3 filesystem (ARGS='--json --quick …')
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+install: packages-run ## install for everybody below PREFIX=/usr/local, with the helpers in /sbin
+	@PYTHON='$(PYTHON)' PREFIX='$(PREFIX)' SBINDIR='$(SBINDIR)' bash mount/install.sh install
+
+uninstall: ## take back what `make install` put there; ponds stay
+	@PREFIX='$(PREFIX)' SBINDIR='$(SBINDIR)' bash mount/install.sh uninstall
+
+clean: ## remove .venv and caches; ponds stay
+	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find pondfs tests docs -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- how the .venv comes to be: once, and again when pyproject.toml changes ----------------------
+
+.PHONY: packages-run packages-test
+packages-run:
+	@PYTHON='$(PYTHON)' bash tools/packages.sh run
+
+packages-test:
+	@PYTHON='$(PYTHON)' bash tools/packages.sh test
+
+.venv/.made: | packages-run
+	@[ -x $(BIN)/pip ] || { echo "==> .venv: $$($(PYTHON) -V)"; $(PYTHON) -m venv .venv; }
+	@touch $@
+
+.venv/.run: .venv/.made pyproject.toml
+	@echo '==> .venv: pondfs and what it needs (a minute or two)'
+	@$(BIN)/pip install -q -e '.[reader]'
+	@touch $@
+
+.venv/.dev: .venv/.run
+	@echo '==> .venv: what the tests need'
+	@$(BIN)/pip install -q -e '.[dev]'
+	@touch $@

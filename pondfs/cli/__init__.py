@@ -1,0 +1,61 @@
+"""The commands: one verb per file.
+
+- ``run``: how every command ends; errors become one line and an exit code
+- ``reach``: which pond is meant, and how to get at it (daemon's socket or store)
+- ``output``: tables, JSON, human units, progress
+- ``init`` ``log`` ``status`` ``commit`` ``umount``: the verbs of ``pond``
+- ``mount_pond`` ``umount_pond``: the mount helpers
+
+Nothing here may import trio, pyarrow or deltalake at module level: ``pond --help`` answers in well
+under 150 ms because verbs import what is heavy when they run.
+"""
+
+import importlib
+from typing import Any
+
+import click
+
+from pondfs import __version__
+from pondfs.cli.reach import pond_option
+from pondfs.cli.run import run
+
+VERBS = ("init", "status", "log", "commit", "umount")
+"""In the order in which ``pond --help`` shows them; each is a module here with a ``command``."""
+
+
+class _Verbs(click.Group):
+    """A group that imports a verb when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        verb: Any = importlib.import_module(f"pondfs.cli.{cmd_name}")
+        command: click.Command = verb.command
+        return command
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="pond")
+@pond_option
+def pond() -> None:
+    """Work with a pond: a filesystem that never forgets.
+
+    The pond is the one named by --pond, else by $POND, else the mount you stand in, else the
+    default place (/var/lib/pond for root, ~/.local/share/pond for others).
+
+    \b
+    Example:
+      mount.pond /mnt/pond          mount it (see mount.pond --help)
+      pond status                   what is pending, what the daemon does
+      pond commit -m 'harvest'      make what is pending a version
+      pond log -n 5                 the last five versions
+      pond umount /mnt/pond         commit, and be sure it is down
+    """
+
+
+def main() -> int:
+    """Run ``pond``; return its exit code."""
+    return run(pond, "pond")

@@ -1,0 +1,183 @@
+"""Which pond a command means, and how it gets at it.
+
+A mounted pond is asked through its daemon's socket, an unmounted one is read from its store. The
+calls into `pondfs.store` stand here and nowhere else in ``cli``, inside functions, because
+importing the store takes longer than most commands.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from pondfs.control.client import Client
+from pondfs.control.protocol import find_sockets
+from pondfs.errors import DaemonGone, NotAPond, NotPermitted
+from pondfs.mountinfo import Mount, find_pond_around, find_pond_at, find_ponds_of
+from pondfs.options import default_store, parse_store
+
+if TYPE_CHECKING:
+    from pondfs.oplog import VersionInfo
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A pond as found.
+
+    Attributes:
+        store: its directory.
+        mount: the mount through which it was found; None when it was found by its store.
+    """
+
+    store: Path
+    mount: Mount | None = None
+
+
+def pond_option(function: _F) -> _F:
+    """Give a click command ``--pond STORE``; a verb's own wins over the one before the verb."""
+
+    def remember(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            ctx.find_root().meta[__name__] = value
+
+    return click.option(
+        "--pond",
+        metavar="STORE",
+        expose_value=False,
+        is_eager=True,
+        callback=remember,
+        help="The pond: its store, or a place where it is mounted.",
+    )(function)
+
+
+def find_place() -> Place:
+    """Return the pond the running command means.
+
+    ``--pond``, else ``$POND``, else the mount we stand in, else the default store.
+    """
+    named = click.get_current_context().find_root().meta.get(__name__)
+    return locate(named, os.environ)
+
+
+def locate(named: str | None, environ: Mapping[str, str]) -> Place:
+    """As `find_place`, with everything it depends on as arguments but the working directory."""
+    if named is not None or (named := environ.get("POND")):
+        path = parse_store(named)
+        mount = find_pond_at(path)
+        return Place(path) if mount is None else Place(Path(mount.source), mount)
+    try:
+        here = os.getcwd()
+    except OSError:  # removed, or a mount whose daemon is gone
+        here = None
+    if here is not None and (mount := find_pond_around(here)):
+        return Place(Path(mount.source), mount)
+    return Place(default_store(environ))
+
+
+def connect(place: Place) -> Client | None:
+    """Return a connection to the pond's daemon; None when the pond is not mounted.
+
+    Of several daemons (a writer, and read-only ones beside it) it is the one of the mount that was
+    named or stood in, else the writer.
+
+    Raises: DaemonGone if there is a mount but its daemon does not answer; NotPermitted if it is
+        somebody else's.
+    """
+    if place.mount is not None:
+        return connect_mount(place.mount)
+    if (path := _lock_socket(place.store)) is not None:
+        try:
+            client = Client(path)
+        except DaemonGone:
+            pass  # the lock's text outlives its daemon; the mount table has the last word
+        else:
+            if os.path.realpath(client.hello["store"]) == os.path.realpath(place.store):
+                return client
+            client.close()
+    mounts = find_ponds_of(place.store)
+    writer_first = min(mounts, key=lambda mount: "ro" in mount.options, default=None)
+    return None if writer_first is None else connect_mount(writer_first)
+
+
+def connect_mount(mount: Mount) -> Client:
+    """Return a connection to the daemon of *mount*.
+
+    Raises: DaemonGone, NotPermitted.
+    """
+    why = "it has no control socket"
+    for path in find_sockets(mount.mountpoint, mount.owner_uid):
+        try:
+            return Client(path)
+        except DaemonGone as error:
+            why = str(error)
+    raise DaemonGone(
+        f"{mount.mountpoint} is mounted but its daemon does not answer ({why}): "
+        f"pond umount {mount.mountpoint}, then mount again"
+    )
+
+
+def require_pond(store: Path) -> None:
+    """Refuse a place that holds no pond, before anything heavy is imported.
+
+    Raises: NotAPond, NotPermitted.
+    """
+    try:
+        os.stat(store / "_delta_log")
+    except PermissionError:
+        raise NotPermitted(f"{store} is not readable: ask as its owner or as root") from None
+    except OSError:
+        raise NotAPond(
+            f"there is no pond at {store}: 'pond init {store}' makes one, --pond names another"
+        ) from None
+
+
+def _lock_socket(store: Path) -> Path | None:
+    """Return the writer's socket as its lock file names it, whoever that was."""
+    from pondfs.store.lock import find_holder
+
+    named = (find_holder(os.fspath(store / "_pond")) or {}).get("socket")
+    return Path(named) if isinstance(named, str) and named else None
+
+
+# --- the store ------------------------------------------------------------------------------------
+
+
+def create_pond(store: Path) -> None:
+    """Make an empty pond.
+
+    Raises: PondExists, OSError.
+    """
+    from pondfs.store import create
+
+    create(store)
+
+
+def load_versions(store: Path, limit: int | None) -> "list[VersionInfo]":
+    """Return the newest *limit* versions (all when None), newest first."""
+    require_pond(store)
+    from pondfs.store.log import read_versions
+
+    return read_versions(store, limit)
+
+
+def load_status(store: Path) -> dict[str, Any]:
+    """Return what ``pond status`` can say about a pond that is not mounted.
+
+    The newest version is all that costs little: counting nodes would take reading everything.
+    """
+    (newest,) = load_versions(store, 1)
+    return {
+        "version": newest.version,
+        "last_commit": {
+            "version": newest.version,
+            "timestamp": newest.timestamp,
+            "duration_ms": None,
+            "bytes": newest.bytes_added,
+            "rows": newest.operations,
+        },
+    }

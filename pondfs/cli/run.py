@@ -1,0 +1,69 @@
+"""How every command ends: errors in one line on stderr, and an exit code from one list.
+
+The list is in ``docs/reference/cli.md``; `pondfs.errors` is where the codes come from.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from pondfs.errors import PondError, SystemFailure, UsageError
+
+EXIT_BUG = 70
+"""EX_SOFTWARE of sysexits.h: an error nobody thought of, ours to mend."""
+
+EXIT_INTERRUPTED = 130
+"""As a shell shows a process that SIGINT ended."""
+
+EXIT_PIPE = 141
+"""As a shell shows a process that SIGPIPE ended (``pond log | head``)."""
+
+
+def run(command: click.Command, name: str, args: Sequence[str] | None = None) -> int:
+    """Run *command* and return its exit code; nothing it raises gets past here.
+
+    ``POND_DEBUG=1`` in the environment shows the traceback as well.
+    """
+    try:
+        result = command.main(args=args, prog_name=name, standalone_mode=False)
+        sys.stdout.flush()
+    except click.Abort:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit; give it somewhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PIPE
+    except click.exceptions.NoArgsIsHelpError as help_wanted:
+        print(help_wanted.format_message(), file=sys.stderr)
+        return UsageError.exit_code
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else name
+        _complain(name, f"{error.format_message().rstrip('.')}: see {path} --help", error)
+        return UsageError.exit_code
+    except PondError as error:
+        _complain(name, str(error), error)
+        return error.exit_code
+    except OSError as error:
+        what = error.strerror or str(error)
+        _complain(name, f"{os.fsdecode(error.filename)}: {what}" if error.filename else what, error)
+        return SystemFailure.exit_code
+    except Exception as error:
+        _complain(
+            name,
+            f"bug: {type(error).__name__}: {error}: please report it with what "
+            "POND_DEBUG=1 in the environment shows",
+            error,
+        )
+        return EXIT_BUG
+    return result if isinstance(result, int) else 0
+
+
+def _complain(name: str, message: str, error: Exception) -> None:
+    if os.environ.get("POND_DEBUG"):
+        import traceback
+
+        traceback.print_exception(error)
+    line = " ".join(message.split())
+    click.echo(click.style(f"{name}: ", fg="red") + line, err=True)

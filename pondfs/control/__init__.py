@@ -1,0 +1,8 @@
+"""The daemon's socket: how commands reach a mounted pond.
+
+- ``protocol``: what goes over the wire, and where the socket lies
+- ``server``: the daemon's end (trio)
+- ``client``: the commands' end (blocking, no trio, so that it starts fast)
+
+Users read about it in ``docs/reference/control.md``.
+"""

@@ -1,0 +1,218 @@
+"""The daemon's end of the control socket.
+
+Nothing a client sends can end the daemon: a bad line is answered with an error, a client that goes
+away is forgotten, and what a handler raises becomes an error reply. Handlers run on the trio thread
+between everything else, one at a time for each connection.
+"""
+
+import contextlib
+import errno
+import logging
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+
+import trio
+
+from pondfs.control.protocol import (
+    MAX_LINE_BYTES,
+    PROTOCOL,
+    Message,
+    ProtocolError,
+    decode,
+    encode,
+    failure,
+)
+from pondfs.errors import PondError, PondLocked
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[Message], Awaitable[Message]]
+
+FAREWELL_TIMEOUT_S = 1.0
+"""How long leaving may wait for clients that do not read."""
+
+MAX_CONNECTIONS = 64
+"""Further clients wait in the listen queue."""
+
+_UCRED = struct.Struct("3i")
+
+
+async def serve(
+    path: Path,
+    hello: Callable[[], Message],
+    handlers: Mapping[str, Handler],
+    *,
+    farewell: Callable[[], Message] | None = None,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Answer on the socket at *path* until cancelled.
+
+    Every request reaches its handler with ``peer`` added: ``{"uid", "pid"}`` of the caller, as the
+    kernel vouches for them.
+
+    Args:
+        path: from `protocol.socket_path`; its directory is ours alone.
+        hello: the greeting's fields: at least ``pid``, ``mountpoint`` and ``store``.
+        handlers: by ``op``. What they return goes into the reply; what they raise becomes its
+            ``error`` and ``errno``.
+        farewell: asked at the end, after cancellation; told to every client still connected.
+            ``{"ok": true}`` or `protocol.failure`.
+        task_status: started once clients can connect.
+    Raises: PondLocked if a living daemon answers at *path*; OSError if it can't be bound.
+    """
+    connections: set[trio.SocketStream] = set()
+    room = trio.Semaphore(MAX_CONNECTIONS)
+
+    async def converse(stream: trio.SocketStream) -> None:
+        try:
+            await _converse(stream, hello, handlers)
+        finally:
+            room.release()
+        # Not reached when cancelled: these clients still get the farewell.
+        connections.discard(stream)
+        await stream.aclose()
+
+    with trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        await _bind(listener, path)
+        inode = os.stat(path).st_ino
+        try:
+            async with trio.open_nursery() as nursery:
+                task_status.started()
+                while True:
+                    await room.acquire()
+                    stream = trio.SocketStream(await _accept(listener))
+                    connections.add(stream)
+                    nursery.start_soon(converse, stream)
+        finally:
+            await _take_leave(connections, farewell)
+            _unlink(path, inode)
+
+
+async def _bind(listener: trio.socket.SocketType, path: Path) -> None:
+    """Listen at *path*, taking the place of a socket that a dead daemon left."""
+    for attempt in (1, 2):
+        try:
+            await listener.bind(os.fspath(path))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or attempt == 2:
+                raise
+            if await _answers(path):
+                raise PondLocked(
+                    f"another daemon already answers at {path}: unmount that pond first"
+                ) from None
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+        else:
+            break
+    # Between bind and listen no one can connect, and the directory is ours alone anyway.
+    os.chmod(path, 0o600)
+    listener.listen(MAX_CONNECTIONS)
+
+
+async def _answers(path: Path) -> bool:
+    with trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            await probe.connect(os.fspath(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        return True
+
+
+async def _accept(listener: trio.socket.SocketType) -> trio.socket.SocketType:
+    while True:
+        try:
+            connection, _ = await listener.accept()
+        except OSError as error:
+            # accept(2): errors of the connection it took off the queue, or a passing shortage.
+            log.warning("control socket: %s", error)
+            await trio.sleep(0.1)
+        else:
+            return connection
+
+
+async def _converse(
+    stream: trio.SocketStream, hello: Callable[[], Message], handlers: Mapping[str, Handler]
+) -> None:
+    """Greet one client and answer it until it goes away."""
+    try:
+        pid, uid, _ = _UCRED.unpack(
+            stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+        )
+        if uid not in (0, os.geteuid()):
+            refusal = PermissionError(errno.EPERM, "only the pond's owner and root may ask")
+            await stream.send_all(encode({"id": None, **failure(refusal)}))
+            return
+        await stream.send_all(encode({"pondfs": PROTOCOL, **hello()}))
+        pending = bytearray()
+        while chunk := await stream.receive_some(65536):
+            pending += chunk
+            while (end := pending.find(b"\n")) >= 0:
+                line = bytes(pending[:end])
+                del pending[: end + 1]
+                if line.strip():
+                    reply = await _answer(line, {"uid": uid, "pid": pid}, handlers)
+                    await stream.send_all(reply)
+            if len(pending) > MAX_LINE_BYTES:
+                # Where the next message starts is anybody's guess: answer and hang up.
+                too_long = OSError(errno.EMSGSIZE, f"a line is at most {MAX_LINE_BYTES} bytes")
+                await stream.send_all(encode({"id": None, **failure(too_long)}))
+                return
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        log.debug("a control client went away")
+    except Exception:
+        log.exception("control connection")
+
+
+async def _answer(line: bytes, peer: Message, handlers: Mapping[str, Handler]) -> bytes:
+    """Return the reply to one request line, whatever is in it."""
+    request_id = None
+    try:
+        request = decode(line)
+        request_id = request.get("id")
+        op = request.get("op")
+        handler = handlers.get(op) if isinstance(op, str) else None
+        if handler is None:
+            known = ", ".join(sorted(handlers))
+            raise OSError(errno.EOPNOTSUPP, f"unknown op {op!r}; this daemon knows: {known}")
+        reply = await handler({**request, "peer": peer})
+        return encode({"id": request_id, "ok": True, **reply})
+    except (PondError, OSError) as error:
+        return _refuse(request_id, error)
+    except Exception as error:
+        log.exception("control request")
+        return _refuse(request_id, error)
+
+
+def _refuse(request_id: object, error: Exception) -> bytes:
+    try:
+        return encode({"id": request_id, **failure(error)})
+    except ProtocolError:
+        # An id as long as a line: the client gets its error without it.
+        return encode({"id": None, **failure(error)})
+
+
+async def _take_leave(
+    connections: set[trio.SocketStream], farewell: Callable[[], Message] | None
+) -> None:
+    """Tell every client how it ended, and hang up."""
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + FAREWELL_TIMEOUT_S):
+        line = encode({"farewell": True, **(farewell() if farewell else {"ok": True})})
+        for stream in connections:
+            try:
+                await stream.send_all(line)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                continue
+    for stream in connections:
+        stream.socket.close()
+
+
+def _unlink(path: Path, inode: int) -> None:
+    """Remove our socket, and only ours: a successor may have taken the name."""
+    try:
+        if os.stat(path).st_ino == inode:
+            path.unlink()
+    except FileNotFoundError:
+        pass

@@ -1,0 +1,245 @@
+"""One method per kernel request, each a call to the Vfs.
+
+Nothing is decided here. Requests the kernel can be told not to send (flush, getxattr without
+``-o xattr``, access) are answered ENOSYS: once, and it never asks again.
+"""
+
+import errno
+from collections.abc import Sequence
+from typing import Any
+
+import pyfuse3
+from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext
+
+from pondfs.fuse.convert import converter
+from pondfs.fuse.errors import answers
+from pondfs.node import NodeId
+from pondfs.options import MountOptions
+from pondfs.vfs.attr import Change
+from pondfs.vfs.base import Caller
+from pondfs.vfs.namespace import Listing
+from pondfs.vfs.vfs import Vfs
+
+
+class Operations(pyfuse3.Operations):
+    """The kernel's requests."""
+
+    supports_dot_lookup = False
+
+    def __init__(self, vfs: Vfs, options: MountOptions) -> None:
+        super().__init__()
+        self._vfs = vfs
+        self._entry = converter(options)
+        self._xattr = options.xattr
+        self.enable_acl = options.acl
+        # With it the kernel believes its own sizes; on a read-only mount others may change them.
+        self.enable_writeback_cache = not options.ro
+        self._listings: dict[int, Listing] = {}
+        self._next_listing = 1
+        self._nothing = EntryAttributes()
+        self._nothing.st_ino = 0
+        self._nothing.entry_timeout = options.negative_timeout_s
+
+    # --- names ---
+
+    @answers
+    async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        node = self._vfs.lookup(NodeId(parent_inode), name)
+        return self._nothing if node is None else self._entry(node)
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        self._vfs.forget(inode_list)
+
+    @answers
+    async def mknod(
+        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        return self._entry(self._vfs.make(NodeId(parent_inode), name, mode, rdev, _caller(ctx)))
+
+    @answers
+    async def mkdir(
+        self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        return self._entry(self._vfs.make(NodeId(parent_inode), name, mode, 0, _caller(ctx)))
+
+    @answers
+    async def symlink(
+        self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext
+    ) -> EntryAttributes:
+        return self._entry(self._vfs.symlink(NodeId(parent_inode), name, target, _caller(ctx)))
+
+    @answers
+    async def link(
+        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext
+    ) -> EntryAttributes:
+        return self._entry(self._vfs.link(NodeId(inode), NodeId(new_parent_inode), new_name))
+
+    @answers
+    async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        self._vfs.unlink(NodeId(parent_inode), name)
+
+    @answers
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        self._vfs.rmdir(NodeId(parent_inode), name)
+
+    @answers
+    async def rename(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: RequestContext,
+    ) -> None:
+        self._vfs.rename(
+            NodeId(parent_inode_old), name_old, NodeId(parent_inode_new), name_new, flags
+        )
+
+    @answers
+    async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
+        return self._vfs.readlink(NodeId(inode))
+
+    # --- listing ---
+
+    @answers
+    async def opendir(self, inode: int, ctx: RequestContext) -> int:
+        handle = self._next_listing
+        self._next_listing += 1
+        self._listings[handle] = self._vfs.open_directory(NodeId(inode))
+        return handle
+
+    @answers
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        vfs, entry_of = self._vfs, self._entry
+        listing = self._listings[fh]
+        names = vfs.list_names(listing, start_id)
+        for at in range(start_id, len(names)):
+            name = names[at]
+            node = vfs.list_entry(listing, name)
+            if node is None:
+                continue
+            if not pyfuse3.readdir_reply(token, name, entry_of(node), at + 1):
+                return
+            if at >= 2:  # the kernel takes no reference for `.` and `..`
+                node.lookups += 1
+
+    @answers
+    async def releasedir(self, fh: int) -> None:
+        self._vfs.close_directory(self._listings.pop(fh))
+
+    @answers
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        await self._vfs.fsync(self._listings[fh].node.id)
+
+    # --- attributes ---
+
+    @answers
+    async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
+        return self._entry(self._vfs.getattr(NodeId(inode)))
+
+    @answers
+    async def setattr(
+        self,
+        inode: int,
+        attr: EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: int | None,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        change = Change()
+        if fields.update_mtime:
+            change.mtime_ns = attr.st_mtime_ns
+        if fields.update_ctime:
+            change.ctime_ns = attr.st_ctime_ns
+        if fields.update_atime:
+            change.atime_ns = attr.st_atime_ns
+        if fields.update_size:
+            change.size = attr.st_size
+        if fields.update_mode:
+            change.mode = attr.st_mode
+        if fields.update_uid:
+            change.uid = attr.st_uid
+        if fields.update_gid:
+            change.gid = attr.st_gid
+        return self._entry(self._vfs.setattr(NodeId(inode), change))
+
+    @answers
+    async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
+        disk = self._vfs.statfs()
+        data = pyfuse3.StatvfsData()
+        data.f_bsize = disk.f_bsize
+        data.f_frsize = disk.f_frsize
+        data.f_blocks = disk.f_blocks
+        data.f_bfree = disk.f_bfree
+        data.f_bavail = disk.f_bavail
+        data.f_files = self._vfs.nodes.count() + disk.f_favail
+        data.f_ffree = data.f_favail = disk.f_favail
+        data.f_namemax = 255
+        return data
+
+    # --- contents ---
+
+    @answers
+    async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
+        self._vfs.open(NodeId(inode), flags)
+        return FileInfo(fh=inode, keep_cache=True)
+
+    @answers
+    async def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        node = self._vfs.make(NodeId(parent_inode), name, mode, 0, _caller(ctx))
+        node.opens += 1
+        return FileInfo(fh=node.id, keep_cache=True), self._entry(node)
+
+    @answers
+    async def read(self, fh: int, off: int, size: int) -> Any:
+        return await self._vfs.read(NodeId(fh), off, size)
+
+    @answers
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        return await self._vfs.write(NodeId(fh), off, buf)
+
+    @answers
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        await self._vfs.fsync(NodeId(fh))
+
+    @answers
+    async def release(self, fh: int) -> None:
+        self._vfs.release(NodeId(fh))
+
+    async def flush(self, fh: int) -> None:
+        # The kernel writes a closing file's pages back by itself and reports their errors; there
+        # is nothing left for us to do.
+        raise FUSEError(errno.ENOSYS)
+
+    # --- extended attributes ---
+
+    @answers
+    async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
+        if not self._xattr:
+            raise FUSEError(errno.ENOSYS)
+        return self._vfs.getxattr(NodeId(inode), name)
+
+    @answers
+    async def listxattr(self, inode: int, ctx: RequestContext) -> list[bytes]:
+        if not self._xattr:
+            raise FUSEError(errno.ENOSYS)
+        return self._vfs.listxattr(NodeId(inode))
+
+    @answers
+    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        if not self._xattr:
+            raise FUSEError(errno.ENOSYS)
+        self._vfs.setxattr(NodeId(inode), name, value)
+
+    @answers
+    async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
+        if not self._xattr:
+            raise FUSEError(errno.ENOSYS)
+        self._vfs.removexattr(NodeId(inode), name)
+
+
+def _caller(ctx: RequestContext) -> Caller:
+    return Caller(ctx.uid, ctx.gid, ctx.umask)

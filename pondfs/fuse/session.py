@@ -1,0 +1,189 @@
+"""One kernel mount: begin it, serve it, end it.
+
+pyfuse3 keeps its session in module globals, so there is one for each process.
+"""
+
+import contextlib
+import ctypes
+import logging
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pyfuse3
+import trio
+
+from pondfs.errors import MountFailed, SystemFailure
+from pondfs.fuse.operations import Operations
+from pondfs.node import NodeId
+from pondfs.options import MountOptions
+from pondfs.vfs.vfs import Vfs
+
+log = logging.getLogger("pondfs.fuse")
+
+READ_AHEAD_KB = 1024
+"""What the kernel reads ahead of a sequential reader: one request of the largest size FUSE has,
+where the default of 128 sends eight."""
+
+MAX_TASKS = 64
+"""Requests in work at once. Those that wait (for a commit, for the disk) must not keep others
+out; the kernel itself sends at most 12 in the background (max_background)."""
+
+LINGER_S = 3.0
+"""How long a signalled daemon waits for programs to close files after it detached the mount."""
+
+MNT_DETACH = 2
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _Bytes(str):
+    """An option with bytes beyond ASCII: pyfuse3 encodes options as ASCII, Linux paths are bytes."""
+
+    __slots__ = ()
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        return os.fsencode(str(self))
+
+
+class Session:
+    """The mount of one Vfs."""
+
+    def __init__(self, vfs: Vfs, options: MountOptions) -> None:
+        self._vfs = vfs
+        self._options = options
+        self._mountpoint = os.fspath(options.mountpoint)
+
+    def mount(self) -> None:
+        """Mount; requests wait in the kernel until `serve`.
+
+        Raises: MountFailed with what libfuse said.
+        """
+        words = _Capture()
+        try:
+            with words:
+                pyfuse3.init(
+                    Operations(self._vfs, self._options), self._mountpoint, self._kernel_options()
+                )
+        except RuntimeError as error:
+            said = words.text() or str(error)
+            raise MountFailed(f"cannot mount on {self._mountpoint}: {said}") from None
+
+    async def serve(self) -> None:
+        """Answer the kernel until the mount is gone."""
+        await pyfuse3.main(max_tasks=MAX_TASKS)
+
+    def close(self) -> None:
+        """Let go of the kernel's side."""
+        pyfuse3.close(unmount=True)
+
+    async def detach(self) -> None:
+        """End the mount from our side (a signal): nothing that programs wrote is left behind.
+
+        The kernel's dirty pages come down while we still serve; after LINGER_S open files are cut
+        off, as their owner asked us to end.
+        """
+        await trio.to_thread.run_sync(self._flush_and_unmount)
+        await trio.sleep(LINGER_S)
+        pyfuse3.terminate()
+
+    def _flush_and_unmount(self) -> None:
+        """Runs in a thread: each step waits for requests that the trio thread answers."""
+        try:
+            root = os.open(self._mountpoint, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            log.warning("cannot flush %s: %s", self._mountpoint, error.strerror)
+            return
+        try:
+            _libc.syncfs(root)
+            unmount_lazily(self._mountpoint)
+            # What was written between the two; the mount is out of reach for new programs now.
+            _libc.syncfs(root)
+        finally:
+            os.close(root)
+
+    def _kernel_options(self) -> set[str]:
+        options = self._options
+        source = os.fspath(options.store).replace("\\", "\\\\").replace(",", "\\,")
+        chosen = {"default_permissions", "subtype=pond", _Bytes(f"fsname={source}")}
+        if os.geteuid() == 0:
+            # As for any filesystem that root mounts: mount(8)'s defaults.
+            chosen |= {"suid", "dev"}
+        for option in options.kernel:
+            if option in ("nosuid", "nodev"):
+                chosen.discard(option.removeprefix("no"))
+            chosen.add(option)
+        if options.ro:
+            chosen.add("ro")
+        if options.allow_other:
+            chosen.add("allow_other")
+        return chosen
+
+    def check(self) -> None:
+        """Ask the mount for its root as any program would, and raise its read-ahead.
+
+        Blocks, and needs `serve` to answer: call from a thread.
+
+        Raises: OSError if the mount does not answer as it should.
+        """
+        device = os.stat(self._mountpoint).st_dev
+        bdi = f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb"
+        # Only root may; others keep the kernel's default.
+        with contextlib.suppress(OSError):
+            Path(bdi).write_text(str(READ_AHEAD_KB))
+
+
+class KernelCache:
+    """`interfaces.Invalidator`: drops what the kernel cached. Blocks: worker threads only."""
+
+    def invalidate_entry(self, directory: NodeId, name: bytes) -> None:
+        """Have the kernel look the name up again."""
+        with contextlib.suppress(FileNotFoundError):
+            pyfuse3.invalidate_entry(directory, name)
+
+    def invalidate_node(self, node_id: NodeId) -> None:
+        """Have the kernel ask for attributes and content again."""
+        with contextlib.suppress(FileNotFoundError):
+            pyfuse3.invalidate_inode(node_id)
+
+
+def unmount_lazily(mountpoint: str) -> None:
+    """Take the mount out of the tree; it ends when its last open file is closed.
+
+    Raises: SystemFailure.
+    """
+    if os.geteuid() == 0:
+        if _libc.umount2(os.fsencode(mountpoint), MNT_DETACH) != 0:
+            number = ctypes.get_errno()
+            raise SystemFailure(f"cannot unmount {mountpoint}: {os.strerror(number)}")
+        return
+    helper = shutil.which("fusermount3", path="/usr/bin:/bin:/usr/sbin:/sbin:/usr/local/bin")
+    if helper is None:
+        raise SystemFailure("fusermount3 is not installed: apt install fuse3")
+    done = subprocess.run(
+        [helper, "-u", "-z", mountpoint], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemFailure(f"cannot unmount {mountpoint}: {done.stderr.strip()}")
+
+
+class _Capture:
+    """Takes what a C library prints on stderr, so that it becomes part of one clear error line."""
+
+    def __enter__(self) -> None:
+        self._file = os.memfd_create("stderr")
+        self._saved = os.dup(2)
+        os.dup2(self._file, 2)
+
+    def __exit__(self, *_: object) -> None:
+        os.dup2(self._saved, 2)
+        os.close(self._saved)
+        size = os.fstat(self._file).st_size
+        said = os.pread(self._file, size, 0).decode(errors="replace")
+        os.close(self._file)
+        self._text = "; ".join(line.strip() for line in said.splitlines() if line.strip())
+
+    def text(self) -> str:
+        """Return what was printed, as one line."""
+        return self._text

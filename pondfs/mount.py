@@ -1,0 +1,284 @@
+"""Joins store, vfs and fuse into one mount, in the foreground or as a daemon.
+
+The daemon forks first and opens second: delta-rs keeps threads that do not survive a fork. The
+parent stays until the mount answers a ``stat`` or the daemon has said why not.
+"""
+
+import gc
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NoReturn
+
+from pondfs import logs
+from pondfs.errors import MountFailed, PondError, PondLocked, SystemFailure
+from pondfs.mountinfo import find_pond_at
+from pondfs.options import MountOptions, check_places
+
+if TYPE_CHECKING:
+    from pondfs.control.protocol import socket_path
+    from pondfs.fuse.session import Session
+    from pondfs.store import DeltaStore
+    from pondfs.vfs.vfs import Vfs
+
+log = logging.getLogger("pondfs.mount")
+
+HANDOVER_S = 30.0
+"""How long a new mount waits for a daemon that is unmounted and still makes its last commit."""
+
+SWITCH_INTERVAL_S = 0.0005
+"""How long a worker thread may keep the interpreter while the trio thread wants it. Python's 5 ms
+would add up to that to every request that comes during a commit."""
+
+Report = Callable[[dict[str, Any]], None]
+
+
+def mount(options: MountOptions) -> int:
+    """Mount a pond as *options* say.
+
+    In the foreground this returns when the mount has ended; otherwise when it answers a stat.
+
+    Returns: an exit code of mount(8).
+    Raises: PondError.
+    """
+    check_places(options.store, options.mountpoint)
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        raise SystemFailure(
+            "/dev/fuse can't be opened: modprobe fuse, or ask for access to the device"
+        )
+    if options.foreground:
+        return _serve(options, _print_note)
+    return _daemonize(options)
+
+
+def _print_note(message: dict[str, Any]) -> None:
+    if note := message.get("note"):
+        print(f"mount.pond: {note}", file=sys.stderr)
+
+
+def _daemonize(options: MountOptions) -> int:
+    """Fork the daemon and wait for its word."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _be_daemon(options, read_end, write_end)
+    os.close(write_end)
+    os.waitpid(child, 0)
+    with os.fdopen(read_end, encoding="utf-8") as pipe:
+        for line in pipe:
+            message = json.loads(line)
+            if "error" in message:
+                error = MountFailed(message["error"])
+                print(f"mount.pond: {error}", file=sys.stderr)
+                return int(message["exit_code"])
+            if message.get("ready"):
+                # The parent asks as well: this is the stat that counts.
+                os.stat(options.mountpoint)
+                return 0
+            _print_note(message)
+    raise MountFailed(f"the daemon ended before the mount was ready: see {_log_path(options)}")
+
+
+def _be_daemon(options: MountOptions, read_end: int, write_end: int) -> NoReturn:
+    """Leave the terminal, serve, and end the process."""
+    code = 2
+    try:
+        os.close(read_end)
+        os.setsid()
+        # Not a session leader any more, so it can't get a terminal back by opening one.
+        if os.fork():
+            os._exit(0)
+        os.chdir("/")
+        null = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(null, descriptor)
+        os.close(null)
+        with os.fdopen(write_end, "w", encoding="utf-8") as pipe:
+            try:
+                code = _serve(options, lambda message: _send(pipe, message))
+            except PondError as error:
+                _send(pipe, {"error": str(error), "exit_code": error.exit_code})
+                code = error.exit_code
+            except OSError as error:
+                where = f": {error.filename}" if error.filename else ""
+                _send(pipe, {"error": f"{error.strerror}{where}", "exit_code": 32})
+            except BaseException as error:
+                log.exception("the daemon died")
+                _send(
+                    pipe,
+                    {
+                        "error": f"a bug in pondfs ({type(error).__name__}: {error}): "
+                        f"see {_log_path(options)}",
+                        "exit_code": 2,
+                    },
+                )
+    finally:
+        logging.shutdown()
+        os._exit(code)
+
+
+def _send(pipe: IO[str], message: dict[str, Any]) -> None:
+    if pipe.closed:
+        return
+    try:
+        print(json.dumps(message), file=pipe, flush=True)
+        if message.get("ready"):
+            pipe.close()
+    except BrokenPipeError:
+        log.debug("nobody waits for the mount any more")
+
+
+def _log_path(options: MountOptions) -> str:
+    return str(options.store / "_pond" / "log")
+
+
+def _serve(options: MountOptions, report: Report) -> int:
+    """Open the store, mount it, and serve until the mount is gone and everything is durable."""
+    # The heavy imports come after the fork.
+    import trio
+
+    from pondfs.control.protocol import socket_path
+    from pondfs.fuse.session import Session
+    from pondfs.vfs.base import VfsOptions
+    from pondfs.vfs.vfs import Vfs
+
+    os.umask(0o077)
+    _raise_open_files()
+    # Resolved now: once mounted, a look at the mountpoint would wait for ourselves.
+    socket = socket_path(options.mountpoint)
+    store = _open_store(options, socket)
+    try:
+        logs.set_up(options.log_level, options.store / "_pond" / "log", terminal=options.foreground)
+        for note in store.notes:
+            log.warning("%s", note)
+            report({"note": note})
+        vfs = Vfs(
+            store,
+            VfsOptions(
+                read_only=options.ro,
+                commit_s=options.commit_s,
+                max_pending_bytes=options.max_pending_bytes,
+                atime=not options.ro and "noatime" not in options.kernel,
+                acl=options.acl,
+            ),
+        )
+        # What is loaded now stays: the collector need not look at it again. Nodes that pile up
+        # are no garbage either, so it shall come rarely.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 50, 1000)
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        session = Session(vfs, options)
+        session.mount()
+        try:
+            saved = trio.run(_run, vfs, session, options, socket, report)
+        finally:
+            session.close()
+    finally:
+        store.close()
+    log.info("unmounted %s at version %d", options.mountpoint, vfs.committer.version)
+    return 0 if saved else 2
+
+
+def _open_store(options: MountOptions, socket: Path) -> "DeltaStore":
+    """Open the store, making it if that is allowed; wait for a daemon on its way out."""
+    from pondfs import store
+
+    path = options.store
+    if not options.nocreate and not options.ro and not store.is_pond(path):
+        store.create(path)
+    if options.ro:
+        return store.open_reader(path)
+    deadline = time.monotonic() + HANDOVER_S
+    while True:
+        try:
+            return store.open_writer(path, mountpoint=os.fspath(options.mountpoint), socket=os.fspath(socket))
+        except PondLocked as error:
+            holder = getattr(error, "mountpoint", None)
+            if not holder or find_pond_at(holder) is not None or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+def _raise_open_files() -> None:
+    """Allow as many open files as the hard limit does: old data files are kept open for reading."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+async def _run(
+    vfs: "Vfs", session: "Session", options: MountOptions, socket: Path, report: Report
+) -> bool:
+    """Serve the kernel and the control socket.
+
+    Returns: whether everything reached the disk.
+    """
+    import trio
+
+    from pondfs.control import server
+    from pondfs.control.protocol import failure
+    from pondfs.status import handlers, status
+
+    saved = True
+
+    def farewell() -> dict[str, Any]:
+        error = vfs.committer.failure
+        return {"ok": True} if saved or error is None else failure(error)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(vfs.committer.run)
+        await nursery.start(
+            lambda task_status: server.serve(
+                socket,
+                lambda: status(vfs, options),
+                handlers(vfs, options),
+                farewell=farewell,
+                task_status=task_status,
+            )
+        )
+        nursery.start_soon(_obey_signals, vfs, session)
+
+        async def announce() -> None:
+            await trio.to_thread.run_sync(session.check)
+            log.info(
+                "mounted %s on %s at version %d",
+                options.store, options.mountpoint, vfs.committer.version,
+            )  # fmt: skip
+            report({"ready": True})
+
+        async with trio.open_nursery() as serving:
+            serving.start_soon(announce)
+            await session.serve()
+        saved = await vfs.committer.close()
+        if not saved:
+            log.error(
+                "abandoned by a second signal: %d bytes pending are lost", vfs.pending.memory_bytes
+            )
+        nursery.cancel_scope.cancel()
+    return saved
+
+
+async def _obey_signals(vfs: "Vfs", session: "Session") -> None:
+    """SIGTERM and SIGINT end the mount in order; the second one gives up a commit that fails."""
+    import trio
+
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async with trio.open_nursery() as nursery:
+            ending = False
+            async for number in signals:
+                if number == signal.SIGHUP:
+                    continue  # the terminal went away; the mount is for more than one terminal
+                log.info("%s: unmounting", signal.Signals(number).name)
+                if not ending:
+                    ending = True
+                    nursery.start_soon(session.detach)
+                elif vfs.committer.failure is not None:
+                    vfs.committer.abandon()

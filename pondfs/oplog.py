@@ -1,0 +1,106 @@
+"""What one commit carries: rows, and the cut that holds them.
+
+The oplog is the Delta table. ``store/schema.py`` says how each field lies in a column.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from pondfs.extent import Content
+from pondfs.node import Version
+
+AttrRow = tuple[int, int, int, int, int, int, int, int, int]
+"""mode, uid, gid, nlink, rdev, size, atime_ns, mtime_ns, ctime_ns (the order of `node.Attr`)."""
+
+
+class Row(NamedTuple):
+    """One change. Its place in the cut is its order; (version, seq) is a total order.
+
+    Attributes:
+        op: ``create`` ``update`` ``link`` ``unlink`` ``rename`` ``extent`` ``commit``.
+        time_ns: when it happened, nanoseconds since 1970 UTC.
+        part: a directory's own id for its own row; else the id of the directory it is in.
+        node: the node the row is about.
+        mode: the node's mode; only its type bits are used when *attr* is None.
+        name: set when the row says something about the entry (*part*, *name*).
+        removed: with *name*: the entry is gone; without: the node is gone.
+        attr: the node's attributes after this version; None on rows that carry none.
+        valid_below: on a row with *attr*: bytes of earlier extents count only below this offset.
+        metadata: JSON.
+        offset: where *content* lies in the file; None on rows that carry none.
+        content: file bytes or a symlink's target, in memory.
+    """
+
+    op: str
+    time_ns: int
+    part: int
+    node: int
+    mode: int
+    name: bytes | None = None
+    removed: bool = False
+    attr: AttrRow | None = None
+    valid_below: int | None = None
+    metadata: str | None = None
+    offset: int | None = None
+    content: Content | None = None
+
+
+@dataclass(slots=True)
+class Summary:
+    """Who made a version, and what it did: the ``commit`` row's metadata."""
+
+    message: str = ""
+    user: str = ""
+    host: str = ""
+    operations: int = 0
+    nodes_created: int = 0
+    nodes_changed: int = 0
+    nodes_removed: int = 0
+    bytes_added: int = 0
+
+
+@dataclass(slots=True)
+class Cut:
+    """Everything that was pending at one moment; becomes one version, whole or not at all.
+
+    Immutable after the trio thread made it. *staged* are data files that hold earlier rows of
+    this same version (their seq numbers come first); *first_seq* is the first number left.
+    """
+
+    version: Version
+    time_ns: int
+    rows: list[Row]
+    summary: Summary
+    first_seq: int = 0
+    staged: list[Any] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Where the contents of some rows now lie: the result of a stage or a commit.
+
+    Shape: *contents*, *row_numbers* and *positions* are parallel.
+    """
+
+    file: Any
+    contents: list[Content]
+    row_numbers: list[int]
+    positions: list[int]
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class VersionInfo:
+    """One line of the log."""
+
+    version: Version
+    timestamp: datetime
+    message: str
+    user: str
+    host: str
+    operations: int
+    nodes_created: int
+    nodes_changed: int
+    nodes_removed: int
+    bytes_added: int

@@ -1,0 +1,62 @@
+"""What the daemon answers on its control socket."""
+
+import os
+import resource
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pondfs.control.protocol import Message
+from pondfs.control.server import Handler
+from pondfs.options import MountOptions
+
+if TYPE_CHECKING:
+    from pondfs.vfs.vfs import Vfs
+
+
+def status(vfs: "Vfs", options: MountOptions) -> dict[str, Any]:
+    """Return the daemon's state; also its greeting."""
+    return {
+        "store": os.fspath(options.store),
+        "mounted": True,
+        "mountpoint": os.fspath(options.mountpoint),
+        "pid": os.getpid(),
+        "read_only": options.ro,
+        **vfs.describe(),
+        "rss_bytes": _rss_bytes(),
+        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "options": {
+            "commit_s": options.commit_s,
+            "max_pending_bytes": options.max_pending_bytes,
+            "xattr": options.xattr,
+            "acl": options.acl,
+            "allow_other": options.allow_other,
+        },
+    }
+
+
+def handlers(vfs: "Vfs", options: MountOptions) -> dict[str, Handler]:
+    """Return the operations of the control socket, by name."""
+
+    async def answer_status(request: Message) -> Message:
+        return status(vfs, options)
+
+    async def answer_commit(request: Message) -> Message:
+        """Commit what is pending; ``version`` is null when there was nothing."""
+        version = await vfs.committer.commit(str(request.get("message") or ""))
+        last = vfs.committer.last
+        if version is None or last is None:
+            return {"version": None}
+        return {
+            "version": version,
+            "operations": last.operations,
+            "bytes": last.bytes,
+            "duration_ms": last.duration_ms,
+        }
+
+    return {"status": answer_status, "commit": answer_commit}
+
+
+def _rss_bytes() -> int:
+    # statm's second number: resident pages (proc(5)).
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()

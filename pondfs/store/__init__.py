@@ -1,0 +1,67 @@
+"""The oplog on disk: rows become data files, data files become commits, commits become images.
+
+The only place that imports deltalake (to create a table; everything else is in ours to keep fast
+and durable) and, with `query`, pyarrow. No trio: everything here blocks and is called from
+threads. In reading order:
+
+- ``schema``: the table's columns, each explained
+- ``rows``: row records to Arrow columns
+- ``pages`` ``datafile``: writing one Parquet file, and where each content lies in it
+- ``commit``: publishing: one log entry, whole and durable or not there
+- ``deltalog``: reading the log, checking that it is whole
+- ``table``: creating and opening the table; what a crash left
+- ``lock``: one writer
+- ``content``: reading contents by one system call
+- ``scan`` ``fold`` ``image``: all rows to the tree at one version
+- ``files`` ``log``: handles of data files; the list of versions
+- ``delta``: `DeltaStore`, which joins them
+- ``faults``: named points where tests break things
+
+Importing the package itself is cheap: pyarrow comes with the first use (0.2 s).
+"""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pondfs.store.delta import DeltaStore
+
+__all__ = ["DeltaStore", "create", "is_pond", "open_reader", "open_writer"]
+
+Path = str | os.PathLike[str]
+
+
+def is_pond(path: Path) -> bool:
+    """Return whether *path* holds a pond whose creation was finished."""
+    from pondfs.store import table
+
+    return table.is_pond(os.fspath(path))
+
+
+def create(path: Path) -> None:
+    """Make a pond. See `DeltaStore.create`."""
+    from pondfs.store.delta import DeltaStore
+
+    DeltaStore.create(path)
+
+
+def open_writer(path: Path, *, mountpoint: str, socket: str) -> "DeltaStore":
+    """Open a pond for committing. See `DeltaStore.open_writer`."""
+    from pondfs.store.delta import DeltaStore
+
+    return DeltaStore.open_writer(path, mountpoint=mountpoint, socket=socket)
+
+
+def open_reader(path: Path) -> "DeltaStore":
+    """Open a pond for reading. See `DeltaStore.open_reader`."""
+    from pondfs.store.delta import DeltaStore
+
+    return DeltaStore.open_reader(path)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "DeltaStore":
+        from pondfs.store.delta import DeltaStore
+
+        return DeltaStore
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,364 @@
+"""The store: a pond's durable half on a local disk."""
+
+import logging
+import os
+import resource
+import stat
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from pondfs.errors import ForeignCommit, NotAPond, StoreDamaged
+from pondfs.extent import Content
+from pondfs.node import ROOT, Version
+from pondfs.oplog import Cut, Row, Settled, Summary
+from pondfs.store import checkpoint, table
+from pondfs.store import commit as publish
+from pondfs.store.content import ContentReader, DataFile
+from pondfs.store.datafile import unlink_quietly, write_data_file
+from pondfs.store.deltalog import (
+    LOG_DIR,
+    Action,
+    BadHeadError,
+    Snapshot,
+    entry_name,
+    read_snapshot,
+)
+from pondfs.store.faults import fault
+from pondfs.store.files import data_files
+from pondfs.store.fold import load_image
+from pondfs.store.image import TableImage
+from pondfs.store.lock import WriterLock
+from pondfs.store.rows import commit_row
+
+log = logging.getLogger("pondfs.store")
+
+_IO_THREADS = 2
+"""Arrow's own threads: it reads local files through the page cache, more would only hold memory."""
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """A commit whose outcome is not known: its entry may have been linked before the error."""
+
+    cut: Cut
+    number: int
+    settled: Settled
+
+
+class DeltaStore:
+    """A pond on a local disk. Implements `interfaces.Store`.
+
+    Made by `open_writer` or `open_reader`; one commit or stage at a time, reads from any thread.
+
+    Attributes:
+        path: the store's directory.
+        notes: what opening found and set aside, one line each, for people.
+    """
+
+    def __init__(self, path: str, opened: table.Opened, lock: WriterLock | None) -> None:
+        pa.set_io_thread_count(_IO_THREADS)
+        self.path = path
+        self.notes = opened.notes
+        self._lock = lock
+        self._log_dir = os.path.join(path, LOG_DIR)
+        self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._log_fd = os.open(self._log_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._reader = ContentReader(max_open=max(16, soft // 2))
+        self._attempt: _Attempt | None = None
+        # Data files of this session that no commit refers to yet.
+        self._staged: set[str] = set()
+        self._use(opened.snapshot)
+
+    def _use(self, snapshot: Snapshot) -> None:
+        self._checkpoint = snapshot.checkpoint
+        self._schema_string: str = snapshot.metadata["schemaString"]
+        self._next_entry = snapshot.version + 1
+        self._version = snapshot.pond_version
+        self._files = data_files(self.path, snapshot)
+
+    # --- making and opening ---
+
+    @staticmethod
+    def is_pond(path: str | os.PathLike[str]) -> bool:
+        """Return whether *path* holds a pond whose creation was finished."""
+        return table.is_pond(os.fspath(path))
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str]) -> None:
+        """Make a pond in *path*, which is empty or not there: version 1 is its root directory.
+
+        After a crash in the middle, calling it again starts over.
+
+        Durability: all of it, parent directories included, on return.
+        Raises: PondExists when there is anything but an unfinished creation; PondLocked when
+            another process is creating it; OSError.
+        """
+        store = os.path.abspath(os.fspath(path))
+        table.make_directory(store)
+        lock = WriterLock(os.path.join(store, table.POND_DIR), mountpoint="", socket="")
+        try:
+            table.begin_creation(store)
+            table.create_table(store)
+            snapshot = read_snapshot(os.path.join(store, LOG_DIR))
+            new = cls(store, table.Opened(snapshot, []), lock)
+        except BaseException:
+            lock.release()
+            raise
+        try:
+            new.commit(_first_cut())
+            table.finish_creation(store)
+        finally:
+            new.close()
+
+    @classmethod
+    def open_writer(
+        cls, path: str | os.PathLike[str], *, mountpoint: str, socket: str
+    ) -> "DeltaStore":
+        """Open the pond in *path* for committing; hold its lock until `close`.
+
+        Raises: NotAPond; PondLocked naming the holder; StoreDamaged; OSError.
+        """
+        store = os.path.abspath(os.fspath(path))
+        if not os.path.isdir(os.path.join(store, LOG_DIR)):
+            raise NotAPond(f"{store} is no pond: make one with 'pond init {store}'")
+        # Everything in `_pond/` can be rebuilt, so it may be missing: a copied table, say.
+        pond = os.path.join(store, table.POND_DIR)
+        os.makedirs(pond, 0o700, exist_ok=True)
+        lock = WriterLock(pond, mountpoint=mountpoint, socket=socket)
+        try:
+            opened = table.open_table(store, writable=True)
+            publish.sweep_temporaries(os.path.join(store, LOG_DIR))
+            if strays := table.find_strays(store, opened.snapshot):
+                opened.notes.append(
+                    f"{len(strays)} data files in {store} belong to no commit (left by a crash); "
+                    "they are harmless and will be removed later"
+                )
+            new = cls(store, opened, lock)
+        except BaseException:
+            lock.release()
+            raise
+        # Many entries without a checkpoint: the last process did not get to its `close`.
+        new._checkpoint_quietly()
+        return new
+
+    @classmethod
+    def open_reader(cls, path: str | os.PathLike[str]) -> "DeltaStore":
+        """Open the pond in *path* for reading, beside a writer or without one; changes nothing.
+
+        Raises: NotAPond; StoreDamaged; OSError.
+        """
+        store = os.path.abspath(os.fspath(path))
+        return cls(store, table.open_table(store, writable=False), None)
+
+    # --- committing ---
+
+    def stage(self, version: Version, first_seq: int, rows: Sequence[Row]) -> Settled:
+        """Write rows of the coming *version* early. See `interfaces.Store.stage`."""
+        settled = self._write(version, first_seq, rows)
+        self._staged.add(settled.file.name)
+        fault("stage:done")
+        return settled
+
+    def commit(self, cut: Cut) -> Settled:
+        """Make *cut* one Delta commit. See `interfaces.Store.commit`.
+
+        The commit row needs a data file in any case, so there always is one.
+        """
+        if self._lock is None:
+            raise StoreDamaged(f"pond {self.path} is open for reading only")
+        landed = self._find_landed(cut)
+        if landed is not None:
+            return landed
+        fault("commit:data-file")
+        settled = self._write(cut.version, cut.first_seq, [*cut.rows, commit_row(cut)])
+        files = [*cut.staged, settled.file]
+        data = publish.entry(cut, files)
+        try:
+            while True:
+                self._attempt = _Attempt(cut, self._next_entry, settled)
+                try:
+                    publish.put_entry(self._log_fd, self._log_dir, self._next_entry, data)
+                    break
+                except FileExistsError:
+                    self._step_over_foreign()
+        except BaseException:
+            self._settle_attempt()
+            raise
+        return self._adopt(self._attempt)
+
+    def _write(self, version: Version, first_seq: int, rows: Sequence[Row]) -> Settled:
+        written = write_data_file(self.path, version, first_seq, rows)
+        try:
+            fault("commit:store-dir-fsync")
+            os.fsync(self._fd)
+        except BaseException:
+            unlink_quietly(os.path.join(self.path, written.name))
+            raise
+        file = DataFile(
+            self.path, written.name, written.size, written.stats, time.time_ns() // 1_000_000
+        )
+        return Settled(file, written.contents, written.row_numbers, written.positions, written.size)
+
+    def _adopt(self, attempt: _Attempt) -> Settled:
+        """Count the attempt's files among the table's."""
+        cut, settled = attempt.cut, attempt.settled
+        files: list[DataFile] = [*cut.staged, settled.file]
+        self._files.extend(files)
+        self._staged.difference_update(file.name for file in files)
+        self._version = cut.version
+        self._next_entry = attempt.number + 1
+        self._attempt = None
+        return settled
+
+    def _step_over_foreign(self) -> None:
+        """Another writer took the log entry we wanted: go on with the next, if we may."""
+        number = self._next_entry
+        actions = publish.who_took(self._log_dir, number)
+        if actions is not None:
+            publish.check_foreign(actions, number, self._schema_string)
+            log.info("another program wrote log entry %s; going on after it", entry_name(number))
+            self._next_entry += 1
+
+    def _settle_attempt(self) -> None:
+        """After an error: forget the attempt if it is certain that its entry is not there."""
+        attempt = self._attempt
+        if attempt is None:
+            return
+        try:
+            actions = publish.who_took(self._log_dir, attempt.number)
+        except (OSError, StoreDamaged):
+            return
+        if actions is None or not _holds(actions, attempt.settled.file):
+            unlink_quietly(attempt.settled.file.path)
+            self._attempt = None
+
+    def _find_landed(self, cut: Cut) -> Settled | None:
+        """Return what an earlier try of *cut* wrote, if its entry did reach the log.
+
+        Durability: as `commit`: the entry is fsynced again, as the error may have been that.
+        """
+        self._settle_attempt()
+        attempt = self._attempt
+        if attempt is None:
+            return None
+        actions = publish.who_took(self._log_dir, attempt.number)
+        if actions is None or not _holds(actions, attempt.settled.file):
+            self._attempt = None
+            return None
+        if attempt.cut is not cut:
+            raise ForeignCommit(
+                f"version {attempt.cut.version} is already in the log with other rows"
+            )
+        table.fsync_path(os.path.join(self._log_dir, entry_name(attempt.number)))
+        os.fsync(self._log_fd)
+        return self._adopt(attempt)
+
+    # --- reading ---
+
+    def load_image(self) -> TableImage:
+        """Fold the oplog into the newest version's image."""
+        return self.load_image_at(None)
+
+    def load_image_at(self, version: Version | None) -> TableImage:
+        """Fold the oplog into the image of *version* (None: the newest).
+
+        Raises: StoreDamaged when a file is gone or rows of a commit are.
+        """
+        if self._lock is None:
+            self._use(table.open_table(self.path, writable=False).snapshot)
+        image = load_image(self._files, self._reader, version)
+        if version is None and image.version < self._version:
+            raise StoreDamaged(
+                f"pond {self.path} has rows up to version {image.version} only, but its log says "
+                f"{self._version}: restore it from a backup"
+            )
+        return image
+
+    def read(self, content: Content, skip: int, length: int) -> bytes:
+        """Return *length* bytes of a stored *content* from *skip*."""
+        return self._reader.read(content, skip, length)
+
+    def read_nowait(self, content: Content, skip: int, length: int) -> memoryview | None:
+        """As `read`, but None when that could mean waiting for the disk."""
+        return self._reader.read_nowait(content, skip, length)
+
+    def statvfs(self) -> os.statvfs_result:
+        """Return the figures of the disk the store is on."""
+        return os.fstatvfs(self._fd)
+
+    # --- the rest ---
+
+    def remove_strays(self, min_age_s: float) -> list[str]:
+        """Remove data files nothing refers to that are at least *min_age_s* old.
+
+        Returns: their names. Only the writer may: it alone knows what it is about to commit.
+        """
+        if self._lock is None:
+            raise StoreDamaged(f"pond {self.path} is open for reading only")
+        # The log may know more than we do: another program's appended files are no strays.
+        snapshot = read_snapshot(self._log_dir)
+        mine = self._staged | {file.name for file in self._files}
+        if self._attempt is not None:
+            mine.add(self._attempt.settled.file.name)
+        removed = []
+        for name in table.find_strays(self.path, snapshot):
+            if name not in mine and table.old_enough(self.path, name, min_age_s):
+                os.unlink(os.path.join(self.path, name))
+                removed.append(name)
+        return removed
+
+    def checkpoint(self) -> bool:
+        """Write a Delta checkpoint if enough log entries follow the last one.
+
+        Raises: OSError; the table is as it was then.
+        """
+        if self._lock is None or self._next_entry - self._checkpoint <= checkpoint.ENTRIES_BETWEEN:
+            return False
+        snapshot = read_snapshot(self._log_dir)
+        if not checkpoint.is_due(snapshot):
+            return False
+        done = checkpoint.write_checkpoint(self._log_dir, snapshot)
+        self._checkpoint = snapshot.checkpoint
+        return done
+
+    def _checkpoint_quietly(self) -> None:
+        try:
+            self.checkpoint()
+        except (OSError, StoreDamaged, BadHeadError) as error:
+            # Only a shortcut for the next opening is missing.
+            log.warning("no checkpoint of %s: %s", self.path, error)
+
+    def close(self) -> None:
+        """Write a checkpoint if it is time, let go of files and of the writer lock.
+
+        Calling it twice is harmless.
+        """
+        if self._fd < 0:
+            return
+        self._checkpoint_quietly()
+        self._reader.close()
+        os.close(self._fd)
+        os.close(self._log_fd)
+        self._fd = self._log_fd = -1
+        if self._lock is not None:
+            self._lock.release()
+
+
+def _holds(actions: list[Action], file: DataFile) -> bool:
+    return any(action["add"].get("path") == file.name for action in actions if "add" in action)
+
+
+def _first_cut() -> Cut:
+    """Return version 1: the root directory, owned by whoever makes the pond."""
+    now_ns = time.time_ns()
+    mode = stat.S_IFDIR | 0o755
+    root = Row(
+        "create", now_ns, ROOT, ROOT, mode,
+        attr=(mode, os.getuid(), os.getgid(), 2, 0, 0, now_ns, now_ns, now_ns),
+    )  # fmt: skip
+    summary = Summary(message="init", operations=1, nodes_created=1)
+    return Cut(Version(1), now_ns, [root], summary)

@@ -1,0 +1,176 @@
+"""The folded state of the tree at one version, in columns.
+
+Nodes are sorted by id, entries by directory, extents by (node, offset); entries and extents refer
+to nodes by their place in the node columns. Integers stand in the narrowest type that holds them,
+so that a million nodes with one name and one extent each take about 100 MB.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pondfs.extent import Content, Extent
+from pondfs.interfaces import StoredNode
+from pondfs.node import NodeId, Version
+from pondfs.oplog import AttrRow
+from pondfs.store.content import DataFile
+
+Ints = NDArray[Any]
+
+
+def narrow(values: Ints) -> Ints:
+    """Return *values* in the narrowest integer type that holds them all."""
+    if not len(values):
+        return values.astype(np.uint8)
+    low, high = int(values.min()), int(values.max())
+    for kind in (np.uint8, np.uint16, np.uint32) if low >= 0 else (np.int8, np.int16, np.int32):
+        if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
+            return values.astype(kind)
+    return values
+
+
+@dataclass(slots=True)
+class Columns:
+    """What an image holds.
+
+    Shape: ``ids``, the attributes and ``parents`` are parallel, sorted by id. ``entry_*`` are
+    parallel, sorted by directory; ``name_ends`` has one more, starting with 0: entry *i* is named
+    ``names[name_ends[i]:name_ends[i + 1]]``. ``extent_*`` are parallel, sorted by (node, offset),
+    and do not overlap. ``entry_dirs``, ``entry_nodes``, ``parents`` and ``extent_nodes`` are
+    places in ``ids``. ``targets`` and ``metadata`` are by place, only for nodes that have one.
+    """
+
+    ids: Ints
+    mode: Ints
+    uid: Ints
+    gid: Ints
+    nlink: Ints
+    rdev: Ints
+    size: Ints
+    atime_ns: Ints
+    mtime_ns: Ints
+    ctime_ns: Ints
+    parents: Ints
+    entry_dirs: Ints
+    entry_nodes: Ints
+    names: bytes
+    name_ends: Ints
+    extent_nodes: Ints
+    extent_offset: Ints
+    extent_length: Ints
+    extent_skip: Ints
+    extent_file: Ints
+    extent_row: Ints
+    extent_content_length: Ints
+    targets: dict[int, bytes]
+    metadata: dict[int, str]
+
+    def narrow(self) -> "Columns":
+        """Return the same with every integer column but the ids in its narrowest type."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.ndarray) and field.name != "ids":
+                setattr(self, field.name, narrow(value))
+        return self
+
+
+class TableImage:
+    """An image over columns. Implements `interfaces.Image`."""
+
+    def __init__(self, version: Version, columns: Columns, files: list[DataFile]) -> None:
+        self.version = version
+        self.node_count = len(columns.ids)
+        self._columns = columns
+        self._files = files
+        c = columns
+        self._attr = (
+            c.mode, c.uid, c.gid, c.nlink, c.rdev, c.size, c.atime_ns, c.mtime_ns, c.ctime_ns,
+        )  # fmt: skip
+
+    @property
+    def nbytes(self) -> int:
+        """Memory the columns take."""
+        return sum(
+            value.nbytes if isinstance(value, np.ndarray) else len(value)
+            for value in (getattr(self._columns, field.name) for field in fields(Columns))
+        )
+
+    def node_ids(self) -> list[int]:
+        """Return all node ids, ascending."""
+        ids: list[int] = self._columns.ids.tolist()
+        return ids
+
+    def find_node(self, node_id: NodeId) -> StoredNode | None:
+        """Return the node, or None when this version does not have it."""
+        place = self._find(node_id)
+        if place < 0:
+            return None
+        columns = self._columns
+        attr: AttrRow = tuple([column.item(place) for column in self._attr])
+        return StoredNode(
+            attr,
+            columns.ids.item(columns.parents.item(place)),
+            columns.targets.get(place),
+            columns.metadata.get(place),
+        )
+
+    def load_entries(self, directory: NodeId) -> dict[bytes, NodeId]:
+        """Return the directory's entries; empty for an empty or unknown directory."""
+        place = self._find(directory)
+        if place < 0:
+            return {}
+        columns = self._columns
+        start, stop = _span(columns.entry_dirs, place)
+        if start == stop:
+            return {}
+        ends = columns.name_ends[start : stop + 1].tolist()
+        names = columns.names
+        nodes = columns.ids[columns.entry_nodes[start:stop]].tolist()
+        return {
+            names[ends[i] : ends[i + 1]]: node for i, node in enumerate(nodes)
+        }  # fmt: skip
+
+    def load_extents(self, node_id: NodeId) -> list[Extent]:
+        """Return the file's extents, sorted, not overlapping, within its size."""
+        place = self._find(node_id)
+        if place < 0:
+            return []
+        c = self._columns
+        start, stop = _span(c.extent_nodes, place)
+        part = slice(start, stop)
+        extents: list[Extent] = []
+        # Pieces of one row share one content, so that it is located once.
+        contents: dict[tuple[int, int], Content] = {}
+        for offset, length, skip, file, row, content_length in zip(
+            c.extent_offset[part].tolist(),
+            c.extent_length[part].tolist(),
+            c.extent_skip[part].tolist(),
+            c.extent_file[part].tolist(),
+            c.extent_row[part].tolist(),
+            c.extent_content_length[part].tolist(),
+            strict=True,
+        ):
+            content = contents.get((file, row))
+            if content is None:
+                content = contents[file, row] = Content.stored(
+                    self._files[file], row, content_length
+                )
+            extents.append(Extent(offset, length, content, skip))
+        return extents
+
+    def _find(self, node_id: int) -> int:
+        ids = self._columns.ids
+        place = int(ids.searchsorted(node_id))
+        return place if place < len(ids) and ids[place] == node_id else -1
+
+
+def _span(sorted_places: Ints, place: int) -> tuple[int, int]:
+    # A plain int would make numpy widen the whole column first.
+    key = np.array([place, place + 1], np.int64)
+    if int(key[1]) > np.iinfo(sorted_places.dtype).max:
+        start = int(sorted_places.searchsorted(sorted_places.dtype.type(place)))
+        return start, len(sorted_places)
+    start, stop = sorted_places.searchsorted(key.astype(sorted_places.dtype))
+    return int(start), int(stop)

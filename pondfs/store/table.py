@@ -1,0 +1,256 @@
+"""Creating and opening the Delta table.
+
+What a crash during `create` leaves is told by ``_pond/creating``: while it is there nobody has
+been told that the pond exists, so the next `create` starts over.
+"""
+
+import logging
+import os
+import shutil
+import stat
+import time
+from dataclasses import dataclass
+
+from pondfs.errors import NotAPond, PondExists, StoreDamaged
+from pondfs.store.deltalog import (
+    LOG_DIR,
+    BadHeadError,
+    Snapshot,
+    entry_name,
+    list_log,
+    read_entry,
+    read_snapshot,
+)
+from pondfs.store.faults import fault
+
+log = logging.getLogger("pondfs.store")
+
+POND_DIR = "_pond"
+"""Holds what is local and can be rebuilt; Delta readers skip names with an underscore."""
+
+SET_ASIDE_DIR = "set-aside"
+_CREATING = "creating"
+_LOST_AND_FOUND = "lost+found"  # a fresh ext4 has one; the store may be a disk of its own
+
+_CONFIGURATION: dict[str, str | None] = {
+    "delta.appendOnly": "true",
+    # delta-rs would clean the log after an unsynced checkpoint and lose the table with it.
+    "delta.enableExpiredLogCleanup": "false",
+    # Checkpoints are ours to write, synced.
+    "delta.checkpointInterval": "1000000000",
+}
+
+
+@dataclass(slots=True)
+class Opened:
+    """What opening found."""
+
+    snapshot: Snapshot
+    notes: list[str]
+
+
+def is_pond(store: str) -> bool:
+    """Return whether *store* holds a pond whose creation was finished."""
+    if os.path.exists(os.path.join(store, POND_DIR, _CREATING)):
+        return False
+    try:
+        entries, checkpoints = list_log(os.path.join(store, LOG_DIR))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return bool(entries or checkpoints)
+
+
+def make_directory(store: str) -> None:
+    """Make the store's directory, its parents and ``_pond/``, durably.
+
+    Raises: PondExists when it holds a finished pond, or anything that is not ours.
+    """
+    made: list[str] = []
+    path = os.path.abspath(store)
+    while not os.path.lexists(path):
+        made.append(path)
+        path = os.path.dirname(path)
+    for path in reversed(made):
+        os.mkdir(path, 0o700)
+    if not os.path.isdir(store):
+        raise PondExists(f"{store} is there and is no directory")
+    if is_pond(store):
+        raise PondExists(f"{store} already holds a pond")
+    pond = os.path.join(store, POND_DIR)
+    if not os.path.exists(os.path.join(pond, _CREATING)) and not _is_empty(store):
+        raise PondExists(f"{store} is not empty and holds no pond: choose another directory")
+    os.makedirs(pond, 0o700, exist_ok=True)
+    fsync_path(store)
+    for path in made:
+        fsync_path(os.path.dirname(path))
+
+
+def begin_creation(store: str) -> None:
+    """Set the marker and clear away an earlier creation that did not get to its end.
+
+    Only while holding the writer lock: whoever else has it may be in the middle of creating.
+    Nothing of what is cleared away was ever acknowledged.
+
+    Raises: PondExists when somebody else finished the pond meanwhile.
+    """
+    pond = os.path.join(store, POND_DIR)
+    if is_pond(store):
+        raise PondExists(f"{store} already holds a pond")
+    marker = os.path.join(pond, _CREATING)
+    with open(marker, "wb"):
+        pass
+    fsync_path(marker)
+    fsync_path(pond)
+    fault("create:marker")
+    if os.path.isdir(log_dir := os.path.join(store, LOG_DIR)):
+        shutil.rmtree(log_dir)
+    for name in os.listdir(store):
+        if name.endswith(".parquet"):
+            os.unlink(os.path.join(store, name))
+
+
+def _is_empty(store: str) -> bool:
+    """Whether there is nothing of anybody's; ``_pond/`` alone never holds anything that counts."""
+    return not set(os.listdir(store)) - {_LOST_AND_FOUND, POND_DIR}
+
+
+def create_table(store: str) -> None:
+    """Let delta-rs create the empty table (Delta version 0), then make it durable."""
+    from deltalake import DeltaTable
+
+    from pondfs.store.schema import delta_schema
+
+    DeltaTable.create(
+        store,
+        schema=delta_schema(),
+        name="pond",
+        description="A pondfs filesystem: one row per change. See the columns' comments.",
+        configuration=_CONFIGURATION,
+    )
+    log_dir = os.path.join(store, LOG_DIR)
+    os.chmod(log_dir, 0o700)
+    for name in os.listdir(log_dir):
+        fsync_path(os.path.join(log_dir, name))
+    fsync_path(log_dir)
+    fsync_path(store)
+    fault("create:table")
+
+
+def finish_creation(store: str) -> None:
+    """Take the marker away: from here on the pond exists."""
+    pond = os.path.join(store, POND_DIR)
+    os.unlink(os.path.join(pond, _CREATING))
+    fsync_path(pond)
+    fault("create:done")
+
+
+def open_table(store: str, *, writable: bool) -> Opened:
+    """Read the log, check that it is whole and that its data files are there.
+
+    A newest entry that is not whole (a disk that lied about fsync, and a power cut) is set aside
+    when *writable*, ignored otherwise; the notes say so.
+
+    Raises: NotAPond; StoreDamaged naming the file that is missing or bad.
+    """
+    if os.path.exists(os.path.join(store, POND_DIR, _CREATING)):
+        raise NotAPond(f"the creation of pond {store} was interrupted: run 'pond init' again")
+    log_dir = os.path.join(store, LOG_DIR)
+    notes: list[str] = []
+    try:
+        snapshot = read_snapshot(log_dir)
+        bad = _missing_files(store, snapshot)
+        if not bad:
+            return Opened(snapshot, notes)
+        head = snapshot.version
+        added = {
+            action["add"]["path"]
+            for action in read_entry(log_dir, head)
+            if "add" in action
+        }  # fmt: skip
+        older = [name for name in bad if snapshot.adds[name]["path"] not in added]
+        if older:
+            raise StoreDamaged(
+                f"data file {os.path.join(store, older[0])} {bad[older[0]]}: "
+                "restore it from a backup"
+            )
+        name, how = next(iter(bad.items()))
+        reason = f"its data file {name} {how}"
+    except BadHeadError as error:
+        head, reason = error.version, error.reason
+    if head == 0:
+        raise StoreDamaged(f"the only log entry in {log_dir} is damaged ({reason})")
+    notes.append(_set_aside(store, head, reason) if writable else _ignored(log_dir, head, reason))
+    try:
+        snapshot = read_snapshot(log_dir, up_to=head - 1)
+    except BadHeadError as error:
+        raise StoreDamaged(
+            f"log entry {entry_name(error.version)} in {log_dir} is damaged too ({error.reason}): "
+            "restore it from a backup"
+        ) from None
+    for name, how in _missing_files(store, snapshot).items():
+        raise StoreDamaged(f"data file {os.path.join(store, name)} {how}: restore it from a backup")
+    return Opened(snapshot, notes)
+
+
+def find_strays(store: str, snapshot: Snapshot) -> list[str]:
+    """Return data files nothing refers to: of stages and commits that did not get to their end."""
+    return sorted(
+        name
+        for name in os.listdir(store)
+        if name.endswith(".parquet") and name not in snapshot.adds and name not in snapshot.removes
+    )
+
+
+def old_enough(store: str, name: str, min_age_s: float) -> bool:
+    """Return whether the file was last written at least *min_age_s* seconds ago."""
+    try:
+        return time.time() - os.stat(os.path.join(store, name)).st_mtime >= min_age_s
+    except FileNotFoundError:
+        return False
+
+
+def fsync_path(path: str) -> None:
+    """Make a file, or the names in a directory, durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _missing_files(store: str, snapshot: Snapshot) -> dict[str, str]:
+    """Return the active files that are missing or of another size, and what is wrong."""
+    bad: dict[str, str] = {}
+    for name, add in snapshot.adds.items():
+        try:
+            found = os.stat(os.path.join(store, name))
+        except FileNotFoundError:
+            bad[name] = "is missing"
+            continue
+        if not stat.S_ISREG(found.st_mode) or found.st_size != add["size"]:
+            bad[name] = f"has {found.st_size} bytes instead of {add['size']}"
+    return bad
+
+
+def _set_aside(store: str, head: int, reason: str) -> str:
+    name = entry_name(head)
+    log_dir = os.path.join(store, LOG_DIR)
+    aside = os.path.join(store, POND_DIR, SET_ASIDE_DIR)
+    os.makedirs(aside, 0o700, exist_ok=True)
+    target = os.path.join(aside, f"{name}.{time.time_ns()}")
+    os.rename(os.path.join(log_dir, name), target)
+    fsync_path(aside)
+    fsync_path(os.path.dirname(aside))
+    fsync_path(log_dir)
+    note = (
+        f"the newest log entry {name} was not whole ({reason}) and was set aside as {target}; "
+        f"the pond opens at the commit before it"
+    )
+    log.warning("%s", note)
+    return note
+
+
+def _ignored(log_dir: str, head: int, reason: str) -> str:
+    note = f"the newest log entry {entry_name(head)} in {log_dir} is not whole ({reason}); ignored"
+    log.warning("%s", note)
+    return note

@@ -1,0 +1,14 @@
+"""The live tree: what the mount shows, what is pending, and when it is committed.
+
+One trio thread owns all of it; between two ``await``s nothing else runs, so state needs no locks.
+In reading order:
+
+- ``nodes``: the node table: an immutable image under a thin overlay of Python objects
+- ``pending``: what changed since the last cut, and how a cut is made of it
+- ``namespace``: names: lookup, create, link, unlink, rename, listing
+- ``attr``: attributes: chmod, chown, truncate, times
+- ``file``: open, read, write, release
+- ``xattr`` ``acl``: extended attributes, and the POSIX ACLs among them
+- ``committer``: the one task that stages and commits
+- ``vfs``: joins them
+"""

@@ -1,0 +1,108 @@
+"""What every operation family of the live tree works on."""
+
+import errno
+import stat
+import time
+from dataclasses import dataclass
+
+from pondfs.errors import FileError
+from pondfs.interfaces import Store
+from pondfs.node import NodeId
+from pondfs.vfs.committer import Committer
+from pondfs.vfs.nodes import Node, NodeTable
+from pondfs.vfs.pending import Pending
+
+# Linux's CLOCK_REALTIME_COARSE, which `time` has no name for. The kernel stamps cached writes
+# with it; a finer clock here would let a file's mtime go back by up to 4 ms when the kernel's
+# own stamp follows ours.
+CLOCK_REALTIME_COARSE = 5
+
+RELATIME_NS = 24 * 3600 * 10**9
+"""An atime older than this moves on any read (Linux relatime)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: effective ids and umask of the process."""
+
+    uid: int
+    gid: int
+    umask: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class VfsOptions:
+    """How a tree is served.
+
+    Attributes:
+        read_only: refuse every change with EROFS.
+        commit_s: seconds from the first pending change to its commit.
+        max_pending_bytes: memory that pending changes may hold; beyond it a commit is made, and
+            writers wait.
+        atime: keep access times (as relatime does).
+        acl: POSIX ACLs decide with the mode.
+    """
+
+    read_only: bool = False
+    commit_s: float = 5.0
+    max_pending_bytes: int = 128 << 20
+    atime: bool = True
+    acl: bool = False
+
+
+def now_ns() -> int:
+    """Return the time as the kernel stamps files."""
+    return time.clock_gettime_ns(CLOCK_REALTIME_COARSE)
+
+
+class VfsBase:
+    """State shared by the operation families, and what all of them need."""
+
+    def __init__(self, store: Store, options: VfsOptions) -> None:
+        self.store = store
+        self.options = options
+        self.read_only = options.read_only
+        self.nodes = NodeTable(store.load_image())
+        self.pending = Pending(self.nodes)
+        self.committer = Committer(
+            store, self.pending, self.nodes.image.version, options.commit_s,
+            options.max_pending_bytes,
+        )  # fmt: skip
+
+    def may_change(self) -> None:
+        """Refuse changes to a read-only tree. Raises: FileError EROFS."""
+        if self.read_only:
+            raise FileError(errno.EROFS)
+
+    def may_grow(self) -> None:
+        """Refuse changes that need room in the store when it has none.
+
+        Deleting must stay possible then, so it does not ask.
+
+        Raises: FileError EROFS, or the errno of the failing commit (ENOSPC, EDQUOT).
+        """
+        if self.read_only:
+            raise FileError(errno.EROFS)
+        if self.committer.refuses_growth:
+            raise FileError(self.committer.failure_errno)
+
+    def touch_atime(self, node: Node) -> None:
+        """Move the atime as relatime does: not past one that is newer than the last change."""
+        if self.read_only or not self.options.atime:
+            return
+        atime = node.atime_ns
+        if atime > node.mtime_ns and atime > node.ctime_ns:
+            now = now_ns()
+            if now - atime < RELATIME_NS:
+                return
+            node.atime_ns = now
+        else:
+            node.atime_ns = now_ns()
+        self.pending.touch_atime(node)
+
+    def directory(self, node_id: NodeId) -> Node:
+        """Return a directory's node. Raises: FileError ESTALE, ENOTDIR."""
+        node = self.nodes.get(node_id)
+        if not stat.S_ISDIR(node.mode):
+            raise FileError(errno.ENOTDIR)
+        return node

@@ -1,0 +1,307 @@
+"""The one task that stages and commits.
+
+Everything else only notes changes and asks. A commit is: cut (on the trio thread, no await), write
+and publish (in a worker thread), adopt (on the trio thread). Whoever asks while one is under way
+shares the next one (group commit).
+
+A commit that fails keeps its cut, whole, and is tried again: at once when somebody asks, else
+after a pause that doubles. Nothing later is cut before it has arrived, so versions stay in order.
+"""
+
+import errno
+import getpass
+import logging
+import math
+import os
+import platform
+import time
+from dataclasses import dataclass, field
+
+import trio
+
+from pondfs.errors import CommitFailed, PondError
+from pondfs.interfaces import Store
+from pondfs.node import Version
+from pondfs.oplog import Cut, Row, Summary
+from pondfs.vfs import offload
+from pondfs.vfs.pending import Pending
+
+log = logging.getLogger("pondfs.commit")
+
+FIRST_RETRY_S = 0.5
+LAST_RETRY_S = 15.0
+"""Pauses between tries of a failing commit: short enough that a freed disk is noticed, long
+enough that a dead one is left in peace."""
+
+GROWTH_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+"""Failures that say the store has no room or can't be written, so that new content is refused."""
+
+
+@dataclass(slots=True)
+class Ticket:
+    """A promise of the next commit, shared by all who wait for it."""
+
+    done: trio.Event = field(default_factory=trio.Event)
+    message: str = ""
+    version: Version | None = None
+    error: PondError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LastCommit:
+    """What the latest commit was and cost. Units: seconds since 1970, milliseconds, bytes."""
+
+    version: Version
+    timestamp: float
+    duration_ms: float
+    bytes: int
+    rows: int
+    operations: int
+
+
+def user_name() -> str:
+    """Return the name of the user the daemon runs as; its number where it has no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+class Committer:
+    """Makes versions of what is pending."""
+
+    def __init__(
+        self,
+        store: Store,
+        pending: Pending,
+        version: Version,
+        commit_s: float,
+        max_pending_bytes: int,
+    ) -> None:
+        self._store = store
+        self._pending = pending
+        self._commit_s = commit_s
+        self._max_pending_bytes = max_pending_bytes
+        self.stage_at_bytes = max(max_pending_bytes // 4, 1 << 20)
+        self.version = version
+        self.last: LastCommit | None = None
+        self.failure: PondError | None = None
+        self.failure_errno = 0
+        self.refuses_growth = False
+        self._user = user_name()
+        self._host = platform.node()
+        self._wake = trio.Event()
+        self._room = trio.Event()
+        self._ticket = Ticket()
+        self._asked = False
+        self._busy: Ticket | None = None
+        self._cut: Cut | None = None
+        self._retry_at = math.inf
+        self._retry_s = FIRST_RETRY_S
+        self._closing = False
+        self._abandoned = False
+        pending.on_first_change = self.wake
+
+    # --- asking ---
+
+    def wake(self) -> None:
+        """Have the task look at what is pending."""
+        self._wake.set()
+
+    async def commit(self, message: str = "") -> Version | None:
+        """Make everything applied so far durable.
+
+        Returns: the version made; None when there was nothing to commit.
+        Durability: on return the version is on disk.
+        Raises: CommitFailed; everything stays pending and is tried again.
+        """
+        if self._pending.empty and self._cut is None:
+            return None
+        if self._pending.empty and self._busy is not None:
+            ticket = self._busy  # all of it is under way already
+        else:
+            ticket = self._ticket
+            self._asked = True
+            if message:
+                ticket.message = message
+            self._wake.set()
+        await ticket.done.wait()
+        if ticket.error is not None:
+            # One error is raised in many tasks: each gets its own traceback.
+            raise CommitFailed(str(ticket.error), ticket.error.errno)
+        return ticket.version
+
+    async def wait_for_room(self) -> None:
+        """Wait until pending content is below its limit.
+
+        Raises: CommitFailed with the errno of the failing commit, as waiting would not help.
+        """
+        pending = self._pending
+        while pending.bytes + pending.inflight >= self._max_pending_bytes:
+            if self.failure is not None:
+                raise CommitFailed(str(self.failure), self.failure_errno)
+            self._wake.set()
+            await self._room.wait()
+
+    def abandon(self) -> None:
+        """Give up on a failing last commit (a second SIGTERM)."""
+        self._abandoned = True
+        self._wake.set()
+
+    # --- the task ---
+
+    async def run(self) -> None:
+        """Stage and commit until `close`."""
+        while True:
+            self._wake = trio.Event()
+            work = self._due()
+            if work == "commit":
+                await self._commit()
+            elif work == "stage":
+                await self._stage()
+            elif self._closing and (self._abandoned or self._drained()):
+                return
+            else:
+                with trio.move_on_at(self._next_deadline()):
+                    await self._wake.wait()
+
+    async def close(self) -> bool:
+        """Commit what is left, moved atimes too, and end the task.
+
+        Returns: whether everything reached the disk.
+        """
+        self._closing = True
+        self._retry_at = -math.inf
+        self._wake.set()
+        while not self._abandoned and not self._drained():
+            with trio.move_on_after(0.05):
+                await self._room.wait()
+        self._wake.set()
+        return self._drained()
+
+    def _drained(self) -> bool:
+        pending = self._pending
+        return pending.empty and not pending.accessed and self._cut is None
+
+    def _due(self) -> str | None:
+        pending = self._pending
+        now = trio.current_time()
+        if self._cut is not None:
+            return "commit" if self._asked or now >= self._retry_at else None
+        if self._asked:
+            return "commit"
+        if self._closing:
+            return None if self._drained() or self._abandoned else "commit"
+        if pending.since is not None and (
+            now >= pending.since + self._commit_s
+            or pending.memory_bytes - pending.bytes >= self._max_pending_bytes
+        ):
+            return "commit"
+        if pending.bytes >= self.stage_at_bytes and not (self.failure and now < self._retry_at):
+            return "stage"
+        return None
+
+    def _next_deadline(self) -> float:
+        if self._cut is not None:
+            return self._retry_at
+        since = self._pending.since
+        if since is None:
+            return math.inf
+        # Once a second while there is something: changes without content have no other way to
+        # say that they passed the memory limit.
+        return min(since + self._commit_s, trio.current_time() + 1.0)
+
+    async def _commit(self) -> None:
+        """Commit the cut that is left over, then what is pending."""
+        ticket, self._ticket = self._ticket, Ticket()
+        self._busy = ticket
+        self._asked = False
+        try:
+            if self._cut is not None:
+                await self._publish(ticket)
+            if self._make_cut(ticket.message):
+                await self._publish(ticket)
+        except (OSError, PondError) as error:
+            self._failed("commit", error)
+            ticket.error = self.failure
+        finally:
+            self._busy = None
+            ticket.done.set()
+            self._open_room()
+
+    def _make_cut(self, message: str) -> bool:
+        summary = Summary(message=message, user=self._user, host=self._host)
+        pending = self._pending
+        if self._closing and pending.empty:
+            pending.nodes.update(pending.accessed)
+        self._cut = pending.cut(Version(self.version + 1), time.time_ns(), summary)
+        if self._cut is None:
+            return False
+        self.version = self._cut.version
+        return True
+
+    async def _publish(self, ticket: Ticket) -> None:
+        """Make the cut durable and adopt it."""
+        cut = self._cut
+        assert cut is not None
+        started = time.perf_counter()
+        settled = await offload.run(self._store.commit, cut)
+        if settled is not None:
+            self._pending.settle(settled)
+        self._cut = None
+        ticket.version = cut.version
+        self.last = LastCommit(
+            cut.version,
+            time.time(),
+            (time.perf_counter() - started) * 1e3,
+            cut.summary.bytes_added,
+            cut.first_seq + len(cut.rows),
+            cut.summary.operations,
+        )
+        self._succeeded()
+
+    async def _stage(self) -> None:
+        pending = self._pending
+        rows: list[Row] = pending.take_stage(self.stage_at_bytes)
+        if not rows:
+            return
+        try:
+            settled = await offload.run(
+                self._store.stage, Version(self.version + 1), pending.next_seq, rows
+            )
+        except (OSError, PondError) as error:
+            pending.stage_failed(rows)
+            self._failed("stage", error)
+        else:
+            pending.stage_done(settled, len(rows))
+            self._succeeded()
+        self._open_room()
+
+    def _open_room(self) -> None:
+        self._room.set()
+        self._room = trio.Event()
+
+    def _succeeded(self) -> None:
+        if self.failure is not None:
+            log.warning("the store takes commits again; nothing was lost")
+        self.failure = None
+        self.failure_errno = 0
+        self.refuses_growth = False
+        self._retry_at = math.inf
+        self._retry_s = FIRST_RETRY_S
+
+    def _failed(self, what: str, error: OSError | PondError) -> None:
+        number = error.errno or errno.EIO
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        if self.failure is None or number != self.failure_errno:
+            log.error(
+                "%s of version %d failed: %s; everything pending is kept and tried again",
+                what,
+                self.version if self._cut is not None else self.version + 1,
+                reason,
+            )
+        self.failure = CommitFailed(f"commit failed: {reason}", number)
+        self.failure_errno = number
+        self.refuses_growth = number in GROWTH_ERRNOS
+        self._retry_at = trio.current_time() + self._retry_s
+        self._retry_s = min(self._retry_s * 2, LAST_RETRY_S)

@@ -1,0 +1,214 @@
+"""The node table: an immutable image under a thin overlay.
+
+A node becomes a Python object when the kernel asks for it or something changes it, and stops
+being one when the kernel forgets it and the image (still) has the truth. So memory follows what
+is used, not what is stored.
+"""
+
+import base64
+import errno
+import json
+import stat
+from typing import Any
+
+from pondfs.errors import FileError
+from pondfs.extent import Content, ExtentMap
+from pondfs.interfaces import Image
+from pondfs.node import ROOT, NodeId, new_node_id
+from pondfs.oplog import AttrRow
+
+
+class Node:
+    """One live file, directory, symlink ...: the overlay's object.
+
+    Attributes:
+        id mode uid gid nlink rdev size atime_ns mtime_ns ctime_ns: as `node.Attr`.
+        parent: a directory that has an entry for it; rows about it go to that partition.
+        children: a directory's entries; None while not loaded.
+        extents: a regular file's bytes; None while not loaded.
+        target: a symlink's target.
+        xattrs: extended attributes, or None when it has none.
+        fresh: contents written since the last cut or stage, in order.
+        valid_below: smallest size since the last row, if it shrank: older bytes count only below.
+        lookups: references the kernel holds (it gives them back by forget).
+        opens: open handles.
+        stored: some row of a version (perhaps a coming one) knows this node.
+        changed: differs from the image, so forget must keep it.
+    """
+
+    __slots__ = (
+        "atime_ns",
+        "changed",
+        "children",
+        "ctime_ns",
+        "extents",
+        "fresh",
+        "gid",
+        "id",
+        "lookups",
+        "mode",
+        "mtime_ns",
+        "nlink",
+        "opens",
+        "parent",
+        "rdev",
+        "size",
+        "stored",
+        "target",
+        "uid",
+        "valid_below",
+        "xattrs",
+    )
+
+    def __init__(self, node_id: NodeId, attr: AttrRow, parent: NodeId) -> None:
+        self.id = node_id
+        (
+            self.mode,
+            self.uid,
+            self.gid,
+            self.nlink,
+            self.rdev,
+            self.size,
+            self.atime_ns,
+            self.mtime_ns,
+            self.ctime_ns,
+        ) = attr
+        self.parent = parent
+        self.children: dict[bytes, NodeId] | None = None
+        self.extents: ExtentMap | None = None
+        self.target: bytes | None = None
+        self.xattrs: dict[bytes, bytes] | None = None
+        self.fresh: list[Content] = []
+        self.valid_below: int | None = None
+        self.lookups = 0
+        self.opens = 0
+        self.stored = False
+        self.changed = False
+
+    def attr_row(self) -> AttrRow:
+        """Return the attributes in the order a row has them."""
+        return (
+            self.mode,
+            self.uid,
+            self.gid,
+            self.nlink,
+            self.rdev,
+            self.size,
+            self.atime_ns,
+            self.mtime_ns,
+            self.ctime_ns,
+        )
+
+    def metadata(self) -> str | None:
+        """Return the JSON for a row's ``metadata`` column; None when there is nothing to say."""
+        return encode_xattrs(self.xattrs) if self.xattrs else None
+
+
+def encode_xattrs(xattrs: dict[bytes, bytes]) -> str:
+    """Return ``{"xattrs": {name: base64}}``; names that are not UTF-8 stand base64-coded apart."""
+    plain: dict[str, str] = {}
+    odd: dict[str, str] = {}
+    for name, value in xattrs.items():
+        coded = base64.b64encode(value).decode("ascii")
+        try:
+            plain[name.decode("utf-8")] = coded
+        except UnicodeDecodeError:
+            odd[base64.b64encode(name).decode("ascii")] = coded
+    record: dict[str, Any] = {"xattrs": plain}
+    if odd:
+        record["xattrs_b64"] = odd
+    return json.dumps(record, separators=(",", ":"))
+
+
+def decode_xattrs(metadata: str | None) -> dict[bytes, bytes] | None:
+    """Return the xattrs that a row's ``metadata`` holds; None for none."""
+    if metadata is None:
+        return None
+    record = json.loads(metadata)
+    xattrs = {k.encode(): base64.b64decode(v) for k, v in record.get("xattrs", {}).items()}
+    for name, value in record.get("xattrs_b64", {}).items():
+        xattrs[base64.b64decode(name)] = base64.b64decode(value)
+    return xattrs or None
+
+
+class NodeTable:
+    """All nodes of the live tree, by id."""
+
+    def __init__(self, image: Image) -> None:
+        self.image = image
+        self.live: dict[NodeId, Node] = {}
+        # Nodes made since the image less nodes of the image that are gone: statfs's f_files.
+        self.born = 0
+
+    def count(self) -> int:
+        """Return the number of nodes in the tree (open orphans excluded)."""
+        return self.image.node_count + self.born
+
+    def get(self, node_id: NodeId) -> Node:
+        """Return the node; loads it from the image if need be.
+
+        Raises: FileError ESTALE for a node that is gone (the kernel asks only for nodes it got
+            from us, so this is a daemon's restart under a live kernel reference, or a bug).
+        """
+        node = self.live.get(node_id)
+        if node is not None:
+            return node
+        stored = self.image.find_node(node_id)
+        if stored is None:
+            raise FileError(errno.ESTALE)
+        node = Node(node_id, stored.attr, stored.parent)
+        node.target = stored.target
+        node.xattrs = decode_xattrs(stored.metadata)
+        node.stored = True
+        self.live[node_id] = node
+        return node
+
+    def children(self, node: Node) -> dict[bytes, NodeId]:
+        """Return the directory's entries, loading them on first use.
+
+        Raises: FileError ENOTDIR.
+        """
+        children = node.children
+        if children is None:
+            if not stat.S_ISDIR(node.mode):
+                raise FileError(errno.ENOTDIR)
+            children = node.children = self.image.load_entries(node.id)
+        return children
+
+    def extents(self, node: Node) -> ExtentMap:
+        """Return the file's extents, loading them on first use."""
+        extents = node.extents
+        if extents is None:
+            extents = node.extents = ExtentMap(self.image.load_extents(node.id))
+        return extents
+
+    def add(self, attr: AttrRow, parent: NodeId) -> Node:
+        """Return a new node with a fresh id.
+
+        The image is not asked whether it has the id already: among a million nodes that happens
+        once in 10^13 creates, and the question would cost every create 5 microseconds.
+        """
+        node_id = new_node_id()
+        while node_id in self.live:
+            node_id = new_node_id()
+        node = Node(node_id, attr, parent)
+        node.changed = True
+        self.live[node_id] = node
+        self.born += 1
+        return node
+
+    def forget(self, node_id: NodeId, count: int) -> None:
+        """Take back *count* kernel references."""
+        node = self.live.get(node_id)
+        if node is not None:
+            node.lookups -= count
+            self.drop_if_unused(node)
+
+    def drop_if_unused(self, node: Node) -> None:
+        """Take the node out of the overlay if nothing needs it there.
+
+        The kernel may send a file's last forget before its release, so both come here.
+        """
+        if node.lookups > 0 or node.opens or (node.nlink and node.changed) or node.id == ROOT:
+            return
+        self.live.pop(node.id, None)

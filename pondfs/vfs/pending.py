@@ -1,0 +1,334 @@
+"""What changed since the last cut, and how a cut is made of it.
+
+Only the latest state counts: a file written a thousand times between two cuts becomes one row
+with its attributes and the bytes that survived; a file made and removed between two cuts becomes
+nothing. So this module remembers *which* nodes and entries changed, not how, and reads their
+state off the node table at the cut.
+"""
+
+import stat
+from collections.abc import Callable
+
+import trio
+
+from pondfs.extent import Content
+from pondfs.node import NodeId, Version
+from pondfs.oplog import Cut, Row, Settled, Summary
+from pondfs.vfs.nodes import Node, NodeTable
+
+COST_PER_CHANGE_BYTES = 1024
+"""What one changed node or entry is held to cost in memory, measured as RSS per new small file
+(2026-11): Node, map, entry and, at a commit, its row. Counts against ``max_pending``."""
+
+EntryKey = tuple[NodeId, bytes]
+
+
+class Pending:
+    """Changes that are applied and visible, but in no version yet.
+
+    Attributes:
+        nodes: changed nodes that have a name.
+        entries: changed entries, each with its directory and the node it led to at the last cut.
+        created: nodes no version has yet.
+        renamed: entries that came about by rename (only a label in the oplog).
+        removed: nodes some row knows that have no name any more.
+        orphans: nameless open nodes with bytes in memory.
+        accessed: nodes whose atime alone moved; they ride along with the next cut.
+        bytes: content in memory that no cut or stage has taken.
+        inflight: content that one has taken and that is not yet on disk.
+        since: trio time of the oldest change; None when there is nothing to commit.
+        staged: data files written early for the coming version.
+        next_seq: first row number left in the coming version.
+    """
+
+    def __init__(self, table: NodeTable) -> None:
+        self._table = table
+        self.on_first_change: Callable[[], None] = lambda: None
+        self.bytes = 0
+        self.inflight = 0
+        self.since: float | None = None
+        self.nodes: dict[NodeId, Node] = {}
+        self.entries: dict[EntryKey, tuple[Node, Node | None]] = {}
+        self.created: set[NodeId] = set()
+        self.renamed: set[EntryKey] = set()
+        self.removed: dict[NodeId, Node] = {}
+        self.orphans: dict[NodeId, Node] = {}
+        self.accessed: dict[NodeId, Node] = {}
+        self.staged: list[Settled] = []
+        self.next_seq = 0
+        # Rows of a stage that failed: they go in front of the next cut's.
+        self._unstaged: list[Row] = []
+
+    # --- noting changes (hot: every operation) ---
+
+    def touch(self, node: Node) -> None:
+        """Note that the node's attributes or bytes changed."""
+        if node.id not in self.nodes:
+            if not node.nlink:
+                self.orphans[node.id] = node
+                return
+            node.changed = True
+            self.nodes[node.id] = node
+            if self.since is None:
+                self._begin()
+
+    def touch_entry(self, directory: Node, name: bytes, before: Node | None) -> None:
+        """Note that the entry changed; *before* is where it led until now."""
+        key = (directory.id, name)
+        if key not in self.entries:
+            self.entries[key] = (directory, before)
+
+    def touch_atime(self, node: Node) -> None:
+        """Note a moved atime. It begins no commit: a pond that is only read makes no versions."""
+        node.changed = True
+        self.accessed[node.id] = node
+
+    def unlink(self, node: Node) -> None:
+        """Note that *node* lost its last name."""
+        self.nodes.pop(node.id, None)
+        self.accessed.pop(node.id, None)
+        self.created.discard(node.id)
+        self._table.born -= 1
+        if node.stored:
+            self.removed[node.id] = node
+        if node.opens:
+            if node.fresh:
+                self.orphans[node.id] = node
+        else:
+            self.discard(node)
+
+    def discard(self, node: Node) -> None:
+        """Let go of the bytes of a node that has neither name nor open handle."""
+        self.orphans.pop(node.id, None)
+        self.bytes -= sum(content.length for content in node.fresh if content.live)
+        node.fresh = []
+        node.extents = None
+
+    def _begin(self) -> None:
+        self.since = trio.current_time()
+        self.on_first_change()
+
+    # --- how much there is ---
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory that pending changes hold, about."""
+        changes = len(self.nodes) + len(self.entries) + len(self.removed)
+        return self.bytes + self.inflight + COST_PER_CHANGE_BYTES * changes
+
+    @property
+    def empty(self) -> bool:
+        """Whether a cut would have nothing to say (a moved atime aside)."""
+        return not (self.nodes or self.entries or self.removed or self.staged or self._unstaged)
+
+    # --- taking ---
+
+    def take_stage(self, most_bytes: int) -> list[Row]:
+        """Take content to be written early, oldest first, up to about *most_bytes*.
+
+        The rows belong to the coming version, before all rows its cut will have. A file that
+        shrank since its last row says so first (``valid_below``), as older bytes of this very
+        version may already be staged.
+        """
+        rows: list[Row] = []
+        taken = 0
+        for node in [*self.nodes.values(), *self.orphans.values()]:
+            if not node.fresh or taken >= most_bytes:
+                continue
+            if node.valid_below is not None:
+                rows.append(self._attr_row("update", node, node.parent))
+            for content in self._take_contents(node):
+                rows.append(_extent_row(node, content))
+                taken += content.length
+            node.stored = True
+            if not node.nlink:
+                # Rows of it will exist, so the cut must say that it is gone.
+                self.removed[node.id] = node
+        self.orphans = {k: v for k, v in self.orphans.items() if v.fresh}
+        self.inflight += taken
+        return rows
+
+    def stage_done(self, settled: Settled, rows: int) -> None:
+        """Note that a stage is on disk."""
+        self.staged.append(settled)
+        self.next_seq += rows
+        self.settle(settled)
+        if self.since is None:
+            self._begin()
+
+    def stage_failed(self, rows: list[Row]) -> None:
+        """Put back what a stage could not write: the next cut carries it."""
+        self._unstaged.extend(rows)
+        if self.since is None:
+            self._begin()
+
+    def settle(self, settled: Settled) -> None:
+        """Point contents at the data file that now holds them."""
+        file = settled.file
+        for content, row, position in zip(
+            settled.contents, settled.row_numbers, settled.positions, strict=True
+        ):
+            content.settle(file, row, position)
+        self.inflight -= sum(content.length for content in settled.contents)
+
+    def cut(self, version: Version, time_ns: int, summary: Summary) -> Cut | None:
+        """Take everything pending as *version*; None when there is nothing.
+
+        No await in here: what came before is in, what comes after is out.
+        """
+        if self.empty:
+            self.since = None
+            return None
+        for node_id, node in self.accessed.items():
+            self.nodes.setdefault(node_id, node)
+        rows = self._unstaged
+        written: set[NodeId] = set()
+        for (_, name), (directory, before) in self.entries.items():
+            self._entry_rows(rows, directory, name, before, written, summary)
+        busy = {directory.id for directory, _ in self.entries.values()}
+        for node_id, node in self.nodes.items():
+            if node_id not in written:
+                self._node_rows(rows, node)
+                if node_id not in self.created and not (
+                    node_id in busy or node_id in self.accessed
+                ):
+                    summary.operations += 1
+                    summary.nodes_changed += 1
+            node.stored = True
+        for node in self.removed.values():
+            part = node.id if stat.S_ISDIR(node.mode) else node.parent
+            rows.append(Row("unlink", node.ctime_ns, part, node.id, node.mode, removed=True))
+        summary.nodes_created = len(self.created)
+        summary.nodes_removed = len(self.removed)
+        taken = sum(row.content.length for row in rows if row.content is not None)
+        summary.bytes_added = taken + sum(
+            content.length for settled in self.staged for content in settled.contents
+        )
+        cut = Cut(version, time_ns, rows, summary, self.next_seq, [s.file for s in self.staged])
+        self._reset()
+        # `_unstaged` rows were in flight already; counting all of this cut's afresh is exact.
+        self.inflight = taken
+        self.bytes = sum(c.length for node in self.orphans.values() for c in node.fresh if c.live)
+        return cut
+
+    def _reset(self) -> None:
+        self.since = None
+        self.nodes = {}
+        self.entries = {}
+        self.created = set()
+        self.renamed = set()
+        self.removed = {}
+        self.accessed = {}
+        self.staged = []
+        self.next_seq = 0
+        self._unstaged = []
+
+    def _entry_rows(
+        self,
+        rows: list[Row],
+        directory: Node,
+        name: bytes,
+        before: Node | None,
+        written: set[NodeId],
+        summary: Summary,
+    ) -> None:
+        after_id = (directory.children or {}).get(name) if directory.nlink else None
+        key = (directory.id, name)
+        renamed = key in self.renamed
+        if after_id is None:
+            if before is not None:
+                op = "rename" if renamed else "unlink"
+                rows.append(
+                    Row(
+                        op, directory.mtime_ns, directory.id, before.id, before.mode, name,
+                        removed=True,
+                    )
+                )  # fmt: skip
+                summary.operations += 1
+            return
+        if before is not None and before.id == after_id:
+            return
+        node = self._table.get(after_id)
+        summary.operations += 1
+        op = "create" if after_id in self.created else "rename" if renamed else "link"
+        if node.id in self.nodes and node.id not in written and not stat.S_ISDIR(node.mode):
+            written.add(node.id)
+            self._node_rows(rows, node, op, directory.id, name)
+        else:
+            rows.append(Row(op, node.ctime_ns, directory.id, node.id, node.mode, name))
+
+    def _node_rows(
+        self,
+        rows: list[Row],
+        node: Node,
+        op: str | None = None,
+        part: NodeId | None = None,
+        name: bytes | None = None,
+    ) -> None:
+        """Append the node's own row, its first content on it, and a row for each other content."""
+        if op is None:
+            op = "create" if node.id in self.created else "update"
+        if part is None:
+            part = node.id if stat.S_ISDIR(node.mode) else node.parent
+        contents = self._take_contents(node) if node.fresh else []
+        if node.target is not None and node.id in self.created:
+            contents = [Content(node.target, len(node.target))]
+        first = contents[0] if contents else None
+        rows.append(self._attr_row(op, node, part, name, first))
+        rows.extend(_extent_row(node, content) for content in contents[1:])
+
+    def _attr_row(
+        self,
+        op: str,
+        node: Node,
+        part: NodeId,
+        name: bytes | None = None,
+        content: Content | None = None,
+    ) -> Row:
+        below = node.valid_below
+        node.valid_below = None
+        return Row(
+            op, node.ctime_ns, part, node.id, node.mode, name, False, node.attr_row(), below,
+            node.metadata(), None if content is None else content.offset, content,
+        )  # fmt: skip
+
+    def _take_contents(self, node: Node) -> list[Content]:
+        """Return the node's fresh contents, each whole: what was cut up becomes new contents."""
+        fresh, node.fresh = node.fresh, []
+        extents = self._table.extents(node)
+        taken: list[Content] = []
+        for content in fresh:
+            if content.live == content.length:
+                taken.append(content)
+            elif content.live:
+                for piece in extents.pieces_of(content):
+                    data = content.data
+                    assert data is not None
+                    part = Content(
+                        bytes(data[piece.skip : piece.skip + piece.length]),
+                        piece.length,
+                        piece.offset,
+                    )
+                    part.fresh = False
+                    extents.replace(piece, part)
+                    taken.append(part)
+            if content.live:
+                self.bytes -= content.length
+            content.fresh = False
+        return taken
+
+    def describe(self) -> dict[str, object]:
+        """Return what ``pond status`` shows of this."""
+        return {
+            "pending_nodes": len(self.nodes) + len(self.removed),
+            "pending_entries": len(self.entries),
+            "pending_bytes": self.bytes + self.inflight,
+            "pending_age_s": None if self.since is None else trio.current_time() - self.since,
+        }
+
+
+def _extent_row(node: Node, content: Content) -> Row:
+    return Row(
+        "extent", node.mtime_ns, node.parent, node.id, node.mode,
+        offset=content.offset, content=content,
+    )  # fmt: skip

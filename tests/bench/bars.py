@@ -1,0 +1,93 @@
+"""The rows of the table: what each figure is, and the bar pond has to meet.
+
+The bars are the issue's. They are judged and printed, never asserted: a busy machine must not
+fail a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """The limit for pond's figure: as a multiple of *against*'s, or by itself if that is empty.
+
+    A lower limit where more is better, an upper one where less is.
+    """
+
+    limit: float
+    against: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure. *work* says exactly what is timed."""
+
+    name: str
+    work: str
+    unit: str
+    bar: Bar | None = None
+    more_is_better: bool = True
+
+    def bar_text(self) -> str:
+        """Return the bar as a reader of the table wants it."""
+        if self.bar is None:
+            return "report"
+        sign = "≥" if self.more_is_better else "≤"
+        unit = f"× {self.bar.against}" if self.bar.against else self.unit
+        return f"{sign} {self.bar.limit:g} {unit}"
+
+    def is_met(self, figures: Mapping[str, float]) -> bool | None:
+        """Say whether pond's figure meets the bar; None if there is no telling."""
+        if self.bar is None or "pond" not in figures:
+            return None
+        limit = self.bar.limit
+        if self.bar.against:
+            if self.bar.against not in figures:
+                return None
+            limit *= figures[self.bar.against]
+        pond = figures["pond"]
+        return pond >= limit if self.more_is_better else pond <= limit
+
+
+_BARE = Bar(0.7, "bare")
+_BARE_TIME = Bar(1.5, "bare")
+
+
+def _rate(name: str, work: str, bar: Bar | None = _BARE, unit: str = "/s") -> Row:
+    return Row(name, work, unit, bar)
+
+
+def _cost(name: str, work: str, unit: str, bar: Bar | None) -> Row:
+    return Row(name, work, unit, bar, more_is_better=False)
+
+
+ROWS: dict[str, Row] = {
+    row.name: row
+    for row in (
+        _rate("create", "create + write + close, 4 KiB files"),
+        _rate("mkdir", "mkdir"),
+        _rate("rename", "rename to a new name, same directory"),
+        _rate("unlink", "unlink, files just written"),
+        _rate("stat", "stat, first one after writing (asks the daemon)"),
+        _rate("stat_again", "stat, second one (kernel's cache)"),
+        _rate("open_read", "open + read + close, pages cached"),
+        _rate("readdir", "list a directory of 5,000, entries"),
+        _rate("negative_lookup", "stat of absent names, all different"),
+        _cost("small_write", "100-byte write to an open file", "µs", Bar(3.0)),
+        _rate("sequential_write", "write 1 GiB + fsync", Bar(0.35, "ext4"), "MB/s"),
+        _rate("sequential_read", "read 1 GiB, cold", Bar(0.7, "ext4"), "MB/s"),
+        _cost("random_read", "random 4 KiB read, cold, median", "ms", Bar(0.25)),
+        _rate("random_write", "random 4 KiB writes × 3,000 + one fsync", Bar(0.5, "bare")),
+        _cost("append_median", "append 4 KiB + fsync × 5,000: median", "ms", Bar(4.0)),
+        _cost("append_p99", "… 99th percentile", "ms", Bar(25.0)),
+        _cost("append_drift", "… median of the last hundred / the first", "×", Bar(1.2)),
+        _cost("copy_tree", "cp -a of 5,000 files + fsync of one", "s", _BARE_TIME),
+        _cost("git_clone", "git clone of 3,000 files", "s", _BARE_TIME),
+        _cost("rm_rf", "rm -rf of the clone", "s", _BARE_TIME),
+        _cost("rss", "daemon's RSS after 100,000 small files", "MB", None),
+        _cost("rss_growth", "… of that for 100,000 files", "MB", None),
+    )
+}

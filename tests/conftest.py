@@ -1,0 +1,107 @@
+"""Fixtures for every test that mounts: a pond in a temporary place, swept before and after.
+
+- ``pond``: a mounted :class:`~tests.mount.harness.PondMount` of its own;
+- ``pond_unmounted``: the same before its first mount (for options, or a store made by hand);
+- ``make_pond``: a function giving any number of them, ``make_pond(name)`` or ``make_pond()``.
+
+Markers: ``allow_log("regex", …)`` expects such lines in the daemon's log.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.mount import harness
+from tests.mount.harness import PondMount
+
+MakePond = Callable[..., PondMount]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers here, next to the fixtures that read them."""
+    config.addinivalue_line(
+        "markers", "allow_log(*patterns): the daemon's log may hold lines matching these"
+    )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Clear away what a killed test session left mounted, and everything of this one at its end.
+
+    Another session may be running: its directory is left alone as long as the process in its
+    ``.lock`` file lives.
+    """
+    base = tmp_path_factory.getbasetemp()
+    for session in base.parent.iterdir():
+        if session == base or session.is_symlink() or not session.is_dir():
+            continue
+        if not _is_running(session / ".lock"):
+            harness.sweep(session)
+    yield
+    left = harness.sweep(base)
+    assert not left, f"tests left mounts behind: {left}"
+
+
+def _is_running(lock: Path) -> bool:
+    try:
+        os.kill(int(lock.read_text()), 0)
+    except (FileNotFoundError, ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@pytest.fixture(scope="session")
+def pond_env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Return the environment of pondfs commands: the developer's, but never their own pond."""
+    env = {key: value for key, value in os.environ.items() if key != "POND"}
+    env["XDG_DATA_HOME"] = str(tmp_path_factory.getbasetemp() / "xdg-data")
+    return env
+
+
+@pytest.fixture
+def make_pond(
+    tmp_path: Path, pond_env: dict[str, str], request: pytest.FixtureRequest
+) -> Iterator[MakePond]:
+    """Return a function that makes unmounted ponds; teardown ends them and checks their logs.
+
+    ``make_pond(name="pond", store=None, mnt=None)``: the store is ``tmp_path/NAME``, the
+    mountpoint ``tmp_path/NAME.mnt``, unless given.
+    """
+    marker = request.node.get_closest_marker("allow_log")
+    allowed = list(marker.args) if marker else []
+    made: list[PondMount] = []
+
+    def make(name: str = "pond", store: Path | None = None, mnt: Path | None = None) -> PondMount:
+        pond = harness.make_pond(
+            store or tmp_path / name, mnt or tmp_path / f"{name}.mnt", pond_env, allowed
+        )
+        made.append(pond)
+        return pond
+
+    yield make
+    failures = []
+    for pond in reversed(made):
+        try:
+            pond.close()
+        except AssertionError as failure:
+            failures.append(str(failure))
+    harness.sweep(tmp_path)
+    assert not failures, "\n".join(failures)
+
+
+@pytest.fixture
+def pond_unmounted(make_pond: MakePond) -> PondMount:
+    """Return a pond whose store does not exist yet."""
+    return make_pond()
+
+
+@pytest.fixture
+def pond(pond_unmounted: PondMount) -> PondMount:
+    """Return a mounted pond with the default options."""
+    return pond_unmounted.mount()

@@ -1,0 +1,66 @@
+"""A small ext4 in a file, so that a test can fill a disk that nobody else needs."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from tests.mount.harness import detach, is_mounted, require, run
+
+CHUNK_BYTES = 1 << 20
+
+
+class SmallDisk:
+    """An ext4 of *size_bytes* on a loop device, mounted at ``root``.
+
+    No blocks are kept for root, else the tests, which may run as root, would never see it full.
+    ``close`` detaches it whatever uses it; the loop device goes with the last user.
+    """
+
+    def __init__(self, place: Path, size_bytes: int) -> None:
+        self.image = place / "disk.img"
+        self.root = place / "disk"
+        self._ballast = self.root / "ballast"
+        self.root.mkdir()
+        with self.image.open("wb") as image:
+            os.posix_fallocate(image.fileno(), 0, size_bytes)
+        run([require("mkfs.ext4"), "-q", "-m", "0", "-F", self.image])
+        run([require("mount"), "-o", "loop", self.image, self.root])
+
+    def free_bytes(self) -> int:
+        """Return what is free."""
+        status = os.statvfs(self.root)
+        return status.f_bavail * status.f_frsize
+
+    def fill(self) -> None:
+        """Take every free block with a file beside the pond."""
+        fd = os.open(self._ballast, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        size_bytes = CHUNK_BYTES
+        try:
+            while size_bytes:
+                try:
+                    os.write(fd, bytes(size_bytes))
+                    os.fsync(fd)  # else delayed allocation only finds out later
+                except OSError as full:
+                    if full.errno != errno.ENOSPC:
+                        raise
+                    size_bytes //= 2
+        finally:
+            os.close(fd)
+
+    def free(self) -> None:
+        """Give back what :meth:`fill` took."""
+        self._ballast.unlink()
+
+    def turn(self, mode: str) -> None:
+        """Make the whole filesystem ``ro`` or ``rw``, as the kernel does on an I/O error."""
+        run([require("mount"), "-o", f"remount,{mode}", self.root])
+
+    def close(self) -> None:
+        """Detach the disk; everything mounted below it first."""
+        if is_mounted(self.root):
+            run([require("umount"), "--recursive", "--lazy", self.root])
+        if is_mounted(self.root):
+            detach(self.root)
+        self.image.unlink()
