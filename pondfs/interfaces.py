@@ -70,14 +70,17 @@ class Store(Protocol):
         Raises: OSError as the disk says; ForeignCommit when another writer is in the way.
         """
 
-    def read(self, content: Content, skip: int, length: int) -> bytes:
-        """Return *length* bytes of a stored *content* from *skip*.
+    def read(self, content: Content, skip: int, target: memoryview) -> None:
+        """Fill *target* with bytes of a stored *content* from *skip*.
 
         Raises: OSError, StoreDamaged (a data file is gone or does not hold what it should).
         """
 
-    def read_nowait(self, content: Content, skip: int, length: int) -> bytes | memoryview | None:
-        """As `read`, but return None at once when the bytes are not in the page cache."""
+    def read_nowait(self, content: Content, skip: int, target: memoryview) -> bool:
+        """As `read`, but return False at once when not all bytes are in the page cache."""
+
+    def prefetch(self, content: Content, skip: int, length: int) -> None:
+        """Have the disk begin to read a part of *content* that will be wanted soon."""
 
     def statvfs(self) -> os.statvfs_result:
         """Return the figures of the disk the store is on. Does not block for long."""

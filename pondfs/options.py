@@ -54,7 +54,7 @@ class MountOptions:
         allow_other: let users other than the mounting one in (the kernel's permission).
         uid: show every node as owned by this user; None shows the stored owner.
         gid: the same for the group.
-        umask: permission bits to take away from what is shown; None takes none.
+        umask: show every mode as 0777 less these bits; None shows the stored mode.
         commit_s: longest time a change stays pending, in seconds.
         max_pending_bytes: pending content beyond this starts a commit.
         xattr: answer extended attributes (makes every small write dearer, so opt-in).

@@ -73,7 +73,7 @@ show diff -r --no-dereference docs "$dir/docs"
 show ls -l "$dir"
 
 say "Make all of it one version, with a message. (Every 5 seconds that happens by itself.)"
-show pond commit -m "the demo's tree, number $number"
+show pond commit -m "demo tree $number"
 show pond log -n 3
 
 say "The pond is a Delta table. Polars reads it, without pondfs:"

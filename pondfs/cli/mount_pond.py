@@ -50,7 +50,7 @@ def command(
     Options:
       ro                  read-only; works beside a writer
       allow_other         let other users in
-      uid= gid= umask=    show this owner, group; take these permission bits away
+      uid= gid= umask=    show this owner, group, 0777 less these bits
       commit=SECONDS      commit what is pending after so long (5)
       max_pending=SIZE    and when its content exceeds SIZE (128M)
       xattr               extended attributes (slows small writes)

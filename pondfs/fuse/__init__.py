@@ -3,5 +3,6 @@
 - ``convert``: nodes to pyfuse3's EntryAttributes
 - ``errors``: causes to errnos
 - ``operations``: one method per request, each a call to the Vfs
+- ``loop``: how the next request is waited for
 - ``session``: mount, serve, unmount
 """

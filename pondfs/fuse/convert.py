@@ -22,7 +22,10 @@ def converter(options: MountOptions) -> Convert:
     attr_timeout_s, entry_timeout_s = options.attr_timeout_s, options.entry_timeout_s
 
     def plain(node: Node) -> EntryAttributes:
-        entry = EntryAttributes()
+        entry: EntryAttributes | None = node.shown
+        if entry is not None:
+            return entry
+        entry = node.shown = EntryAttributes()
         entry.st_ino = node.id
         entry.entry_timeout = entry_timeout_s
         entry.attr_timeout = attr_timeout_s

@@ -114,12 +114,13 @@ class Operations(pyfuse3.Operations):
         vfs, entry_of = self._vfs, self._entry
         listing = self._listings[fh]
         names = vfs.list_names(listing, start_id)
+        reply = pyfuse3.readdir_reply
         for at in range(start_id, len(names)):
             name = names[at]
             node = vfs.list_entry(listing, name)
             if node is None:
                 continue
-            if not pyfuse3.readdir_reply(token, name, entry_of(node), at + 1):
+            if not reply(token, name, entry_of(node), at + 1):
                 return
             if at >= 2:  # the kernel takes no reference for `.` and `..`
                 node.lookups += 1

@@ -15,6 +15,7 @@ import pyfuse3
 import trio
 
 from pondfs.errors import MountFailed, SystemFailure
+from pondfs.fuse import loop
 from pondfs.fuse.operations import Operations
 from pondfs.node import NodeId
 from pondfs.options import MountOptions
@@ -22,9 +23,9 @@ from pondfs.vfs.vfs import Vfs
 
 log = logging.getLogger("pondfs.fuse")
 
-READ_AHEAD_KB = 1024
-"""What the kernel reads ahead of a sequential reader: one request of the largest size FUSE has,
-where the default of 128 sends eight."""
+READ_AHEAD_KB = 4096
+"""What the kernel reads ahead of a sequential reader: four requests of the largest size FUSE has
+at once, where the default of 128 sends a small one at a time (2.5 GB/s against 1.0, 2026-11)."""
 
 MAX_TASKS = 64
 """Requests in work at once. Those that wait (for a commit, for the disk) must not keep others
@@ -72,6 +73,7 @@ class Session:
 
     async def serve(self) -> None:
         """Answer the kernel until the mount is gone."""
+        loop.install()
         await pyfuse3.main(max_tasks=MAX_TASKS)
 
     def close(self) -> None:

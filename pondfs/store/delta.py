@@ -1,5 +1,6 @@
 """The store: a pond's durable half on a local disk."""
 
+import ctypes
 import logging
 import os
 import resource
@@ -39,6 +40,13 @@ _IO_THREADS = 2
 """Arrow's own threads: it reads local files through the page cache, more would only hold memory."""
 
 
+_MOST_OPEN_FILES = 8192
+"""Data files kept open for reading, at most and if half the process's limit allows."""
+
+_MANY_NODES = 50_000
+"""From here on a fold leaves so much behind that returning it to the system is worth 50 ms."""
+
+
 @dataclass(slots=True)
 class _Attempt:
     """A commit whose outcome is not known: its entry may have been linked before the error."""
@@ -55,19 +63,22 @@ class DeltaStore:
 
     Attributes:
         path: the store's directory.
-        notes: what opening found and set aside, one line each, for people.
+        notes: what opening found and set aside, one line each: whoever opens tells people.
+        strays: names of data files that belonged to no commit when the pond was opened for
+            writing: harmless leftovers of a crash, see `remove_strays`.
     """
 
     def __init__(self, path: str, opened: table.Opened, lock: WriterLock | None) -> None:
         pa.set_io_thread_count(_IO_THREADS)
         self.path = path
         self.notes = opened.notes
+        self.strays: list[str] = []
         self._lock = lock
         self._log_dir = os.path.join(path, LOG_DIR)
         self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._log_fd = os.open(self._log_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._reader = ContentReader(max_open=max(16, soft // 2))
+        self._reader = ContentReader(max_open=max(16, min(soft // 2, _MOST_OPEN_FILES)))
         self._attempt: _Attempt | None = None
         # Data files of this session that no commit refers to yet.
         self._staged: set[str] = set()
@@ -132,12 +143,8 @@ class DeltaStore:
         try:
             opened = table.open_table(store, writable=True)
             publish.sweep_temporaries(os.path.join(store, LOG_DIR))
-            if strays := table.find_strays(store, opened.snapshot):
-                opened.notes.append(
-                    f"{len(strays)} data files in {store} belong to no commit (left by a crash); "
-                    "they are harmless and will be removed later"
-                )
             new = cls(store, opened, lock)
+            new.strays = table.find_strays(store, opened.snapshot)
         except BaseException:
             lock.release()
             raise
@@ -271,6 +278,8 @@ class DeltaStore:
         if self._lock is None:
             self._use(table.open_table(self.path, writable=False).snapshot)
         image = load_image(self._files, self._reader, version)
+        if image.node_count > _MANY_NODES:
+            _release_memory()
         if version is None and image.version < self._version:
             raise StoreDamaged(
                 f"pond {self.path} has rows up to version {image.version} only, but its log says "
@@ -278,13 +287,17 @@ class DeltaStore:
             )
         return image
 
-    def read(self, content: Content, skip: int, length: int) -> bytes:
-        """Return *length* bytes of a stored *content* from *skip*."""
-        return self._reader.read(content, skip, length)
+    def read(self, content: Content, skip: int, target: memoryview) -> None:
+        """Fill *target* with bytes of a stored *content* from *skip*."""
+        self._reader.read(content, skip, target)
 
-    def read_nowait(self, content: Content, skip: int, length: int) -> memoryview | None:
-        """As `read`, but None when that could mean waiting for the disk."""
-        return self._reader.read_nowait(content, skip, length)
+    def read_nowait(self, content: Content, skip: int, target: memoryview) -> bool:
+        """As `read`, but False when that could mean waiting for the disk."""
+        return self._reader.read_nowait(content, skip, target)
+
+    def prefetch(self, content: Content, skip: int, length: int) -> None:
+        """Have the disk begin to read a part of *content* that will be wanted."""
+        self._reader.prefetch(content, skip, length)
 
     def statvfs(self) -> os.statvfs_result:
         """Return the figures of the disk the store is on."""
@@ -346,6 +359,15 @@ class DeltaStore:
         self._fd = self._log_fd = -1
         if self._lock is not None:
             self._lock.release()
+
+
+def _release_memory() -> None:
+    """Give what a fold needed on its way back to the system: 500 MB after a million nodes."""
+    pa.default_memory_pool().release_unused()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except AttributeError:
+        pass  # a C library without it (musl)
 
 
 def _holds(actions: list[Action], file: DataFile) -> bool:

@@ -13,7 +13,6 @@ Later rows win, in the order of (version, seq):
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from pondfs.extent import Content, Extent, ExtentMap
 from pondfs.node import ROOT, Version
 from pondfs.store.content import ContentReader, DataFile
 from pondfs.store.image import Columns, Ints, TableImage
-from pondfs.store.scan import read_rows
+from pondfs.store.scan import Scan, read_rows
 
 log = logging.getLogger("pondfs.store")
 
@@ -44,8 +43,7 @@ def load_image(
         files = [file for file in files if file.min_version <= up_to]
     # In the order of versions the rows are nearly always sorted already.
     files = sorted(files, key=lambda file: (file.max_version, file.min_version, file.name))
-    table, file_index, row_number = read_rows(files)
-    rows = _Rows(table, file_index, row_number, up_to)
+    rows = _Rows(read_rows(files), up_to)
     return TableImage(rows.newest, _fold(rows, files, reader), files)
 
 
@@ -55,9 +53,8 @@ class _Rows:
     Only columns every row needs are taken out here; the rest by `take`, for the rows that count.
     """
 
-    def __init__(
-        self, table: pa.Table, file_index: Ints, row_number: Ints, up_to: Version | None
-    ) -> None:
+    def __init__(self, scan: Scan, up_to: Version | None) -> None:
+        table = scan.table
         version = _ints(table, "version")
         is_commit = pc.equal(table["op"], "commit").to_numpy()
         commits = version[is_commit]
@@ -79,8 +76,9 @@ class _Rows:
         self.table = table
         self.order = order
         self.count = len(order)
-        self.file = file_index[order]
-        self.row = row_number[order]
+        self.file = scan.file[order]
+        self.row = scan.row[order]
+        self.position = scan.position[order]
         self.part = _node_ids(table, "part_id")[order]
         self.node = _node_ids(table, "node_id")[order]
         self.removed = table["removed"].to_numpy()[order]
@@ -119,7 +117,10 @@ def _node_ids(table: pa.Table, name: str) -> Ints:
     try:
         raw = bytes.fromhex(str(digits, "ascii"))
     except ValueError:
-        raise StoreDamaged(f"column {name} holds something that is no node id") from None
+        raw = b""
+    # fromhex passes over spaces, so it may also come out short.
+    if len(raw) != count * 8:
+        raise StoreDamaged(f"column {name} holds something that is no node id")
     return np.frombuffer(raw, ">i8").astype(np.int64)
 
 
@@ -145,47 +146,38 @@ def _places(ids: Ints, wanted: Ints) -> Ints:
     return found
 
 
-@dataclass(slots=True)
-class _Entries:
-    directory: Ints
-    node: Ints
-    row: Ints
-
-
 def _fold(rows: _Rows, files: list[DataFile], reader: ContentReader) -> Columns:
-    entries = _fold_entries(rows)
-    node_rows = _fold_nodes(rows, entries)
+    entry_rows = _fold_entries(rows)
+    node_rows = _fold_nodes(rows, entry_rows)
     ids = rows.node[node_rows]
     attrs = {name: rows.take(name, node_rows) for name in _ATTRS}
-    if not len(ids) or _places(ids, np.array([ROOT]))[0] < 0:
+    root = int(_places(ids, np.array([ROOT]))[0])
+    if root < 0:
         raise StoreDamaged("the table has no root directory")
+    # The dearest step (a search per row), so it is done once.
+    place_of_row = _places(ids, rows.node)
 
-    entry_dirs = _places(ids, entries.directory)
-    entry_nodes = _places(ids, entries.node)
+    entry_dirs = _places(ids, rows.part[entry_rows])
+    entry_nodes = place_of_row[entry_rows]
     lost = (entry_nodes < 0) & (entry_dirs >= 0)
     if lost.any():
         log.warning("%d entries lead to nodes the table does not have; left out", lost.sum())
     keep = np.flatnonzero((entry_dirs >= 0) & (entry_nodes >= 0))
     # By directory, and inside by age: a listing keeps its order from one mount to the next.
-    keep = keep[np.lexsort((entries.row[keep], entry_dirs[keep]))]
-    entry_dirs, entry_nodes, entry_rows = entry_dirs[keep], entry_nodes[keep], entries.row[keep]
+    keep = keep[np.lexsort((entry_rows[keep], entry_dirs[keep]))]
+    entry_dirs, entry_nodes, entry_rows = entry_dirs[keep], entry_nodes[keep], entry_rows[keep]
     names, name_ends = _names(rows, entry_rows)
 
-    # A directory's parent is where its entry is; a file with several names has the newest's.
-    parents = _places(ids, rows.part[node_rows])
+    # A node is where its entry is; one with several names, where the newest is.
+    parents = np.full(len(ids), -1, np.int64)
     by_age = np.argsort(entry_rows, kind="stable")
     parents[entry_nodes[by_age]] = entry_dirs[by_age]
-    parents[parents < 0] = _places(ids, np.array([ROOT]))[0]
+    nameless = np.flatnonzero(parents < 0)
+    parents[nameless] = _places(ids, rows.part[node_rows[nameless]])
+    parents[parents < 0] = root
 
-    with_metadata = pc.is_valid(rows.arrow("metadata", node_rows)).to_numpy(zero_copy_only=False)
-    places = np.flatnonzero(with_metadata)
-    metadata = dict(
-        zip(
-            places.tolist(), rows.arrow("metadata", node_rows[places]).to_pylist(), strict=True
-        )
-    )  # fmt: skip
-    extents = _fold_extents(rows, ids, attrs)
-    targets = _load_targets(rows, ids, attrs["mode"], files, reader)
+    metadata = rows.arrow("metadata", node_rows)
+    places = np.flatnonzero(metadata.is_valid().to_numpy(zero_copy_only=False))
     return Columns(
         ids=ids,
         **attrs,
@@ -194,33 +186,37 @@ def _fold(rows: _Rows, files: list[DataFile], reader: ContentReader) -> Columns:
         entry_nodes=entry_nodes,
         names=names,
         name_ends=name_ends,
-        **extents,
-        targets=targets,
-        metadata=metadata,
+        **_fold_extents(rows, place_of_row, attrs),
+        targets=_load_targets(rows, place_of_row, attrs["mode"], files, reader),
+        metadata=dict(
+            zip(places.tolist(), metadata.take(pa.array(places)).to_pylist(), strict=True)
+        ),
     ).narrow()
 
 
-def _fold_entries(rows: _Rows) -> _Entries:
+def _fold_entries(rows: _Rows) -> Ints:
+    """Return the rows of the live entries, oldest first."""
     named = np.flatnonzero(rows.has_name)
     if not len(named):
-        return _Entries(named, named, named)
+        return named
     # Equal names get equal numbers. A name that is not UTF-8 is known by its bytes alone.
     code = rows.arrow("name", named).dictionary_encode().indices.to_numpy()
     raw = rows.arrow("name_bytes", named)
     if raw.null_count < len(raw):
         raw_code = raw.dictionary_encode().indices.fill_null(-1).to_numpy()
         code = np.where(raw_code >= 0, -1 - raw_code, code)
-    last = _last_of(rows.part[named], code)
-    kept = np.sort(named[last[~rows.removed[named[last]]]])
-    return _Entries(rows.part[kept], rows.node[kept], kept)
+    last = named[_last_of(rows.part[named], code)]
+    return np.sort(last[~rows.removed[last]])
 
 
-def _fold_nodes(rows: _Rows, entries: _Entries) -> Ints:
+def _fold_nodes(rows: _Rows, entry_rows: Ints) -> Ints:
     """Return the row that says each live node's attributes, sorted by node id."""
     about = np.flatnonzero(rows.has_attr | (rows.removed & ~rows.has_name))
     last = about[_last_of(rows.node[about])]
     last = last[~rows.removed[last]]
-    live = (rows.take("nlink", last) > 0) | np.isin(rows.node[last], entries.node)
+    live = rows.take("nlink", last) > 0
+    if not live.all():
+        live |= np.isin(rows.node[last], rows.node[entry_rows])
     found: Ints = last[live]
     return found
 
@@ -236,8 +232,7 @@ def _names(rows: _Rows, entry_rows: Ints) -> tuple[bytes, Ints]:
     return data, ends - ends[0]
 
 
-def _fold_extents(rows: _Rows, ids: Ints, attrs: dict[str, Ints]) -> dict[str, Ints]:
-    place_of_row = _places(ids, rows.node)
+def _fold_extents(rows: _Rows, place_of_row: Ints, attrs: dict[str, Ints]) -> dict[str, Ints]:
     is_file = (attrs["mode"] & 0o170000) == 0o100000
     with_content = np.flatnonzero(rows.has_content & (place_of_row >= 0))
     with_content = with_content[is_file[place_of_row[with_content]]]
@@ -257,6 +252,7 @@ def _fold_extents(rows: _Rows, ids: Ints, attrs: dict[str, Ints]) -> dict[str, I
         "extent_skip": np.zeros(len(kept), np.int64),
         "extent_file": rows.file[with_content[kept]],
         "extent_row": rows.row[with_content[kept]],
+        "extent_position": rows.position[with_content[kept]],
         "extent_content_length": whole[kept],
     }
     return _lay_over(columns, with_content[kept])
@@ -322,24 +318,26 @@ def _lay_over(columns: dict[str, Ints], time: Ints) -> dict[str, Ints]:
 
 
 def _load_targets(
-    rows: _Rows, ids: Ints, mode: Ints, files: list[DataFile], reader: ContentReader
+    rows: _Rows, place_of_row: Ints, mode: Ints, files: list[DataFile], reader: ContentReader
 ) -> dict[int, bytes]:
     """Read the symlinks' targets: few and short, and wanted without waiting for the disk."""
-    symlinks = np.flatnonzero((mode & 0o170000) == 0o120000)
-    if not len(symlinks):
+    is_symlink = (mode & 0o170000) == 0o120000
+    if not is_symlink.any():
         return {}
-    with_content = np.flatnonzero(rows.has_content)
-    place = _places(ids[symlinks], rows.node[with_content])
-    with_content, place = with_content[place >= 0], place[place >= 0]
+    with_content = np.flatnonzero(rows.has_content & (place_of_row >= 0))
+    with_content = with_content[is_symlink[place_of_row[with_content]]]
+    place = place_of_row[with_content]
     last = _last_of(place)
     chosen = with_content[last]
     targets: dict[int, bytes] = {}
     for at, file, row, length in zip(
-        symlinks[place[last]].tolist(),
+        place[last].tolist(),
         rows.file[chosen].tolist(),
         rows.row[chosen].tolist(),
         rows.take("length", chosen).tolist(),
         strict=True,
     ):
-        targets[at] = reader.read(Content.stored(files[file], row, length), 0, length)
+        target = bytearray(length)
+        reader.read(Content.stored(files[file], row, length), 0, memoryview(target))
+        targets[at] = bytes(target)
     return targets

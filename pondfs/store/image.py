@@ -63,6 +63,7 @@ class Columns:
     extent_skip: Ints
     extent_file: Ints
     extent_row: Ints
+    extent_position: Ints
     extent_content_length: Ints
     targets: dict[int, bytes]
     metadata: dict[int, str]
@@ -143,12 +144,13 @@ class TableImage:
         extents: list[Extent] = []
         # Pieces of one row share one content, so that it is located once.
         contents: dict[tuple[int, int], Content] = {}
-        for offset, length, skip, file, row, content_length in zip(
+        for offset, length, skip, file, row, position, content_length in zip(
             c.extent_offset[part].tolist(),
             c.extent_length[part].tolist(),
             c.extent_skip[part].tolist(),
             c.extent_file[part].tolist(),
             c.extent_row[part].tolist(),
+            c.extent_position[part].tolist(),
             c.extent_content_length[part].tolist(),
             strict=True,
         ):
@@ -157,6 +159,7 @@ class TableImage:
                 content = contents[file, row] = Content.stored(
                     self._files[file], row, content_length
                 )
+                content.position = position
             extents.append(Extent(offset, length, content, skip))
         return extents
 

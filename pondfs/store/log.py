@@ -108,7 +108,7 @@ def _read_rows(files: list[Any]) -> Iterator[VersionInfo]:
 
     from pondfs.store.scan import read_rows
 
-    table, _, _ = read_rows(files, _COLUMNS)
+    table = read_rows(files, _COLUMNS).table
     table = table.filter(pc.equal(table["op"], "commit"))
     for version, time_us, text in zip(
         table["version"].to_pylist(),

@@ -4,12 +4,12 @@ What a crash during `create` leaves is told by ``_pond/creating``: while it is t
 been told that the pond exists, so the next `create` starts over.
 """
 
-import logging
 import os
 import shutil
 import stat
 import time
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 from pondfs.errors import NotAPond, PondExists, StoreDamaged
 from pondfs.store.deltalog import (
@@ -22,8 +22,6 @@ from pondfs.store.deltalog import (
     read_snapshot,
 )
 from pondfs.store.faults import fault
-
-log = logging.getLogger("pondfs.store")
 
 POND_DIR = "_pond"
 """Holds what is local and can be rebuilt; Delta readers skip names with an underscore."""
@@ -38,6 +36,9 @@ _CONFIGURATION: dict[str, str | None] = {
     "delta.enableExpiredLogCleanup": "false",
     # Checkpoints are ours to write, synced.
     "delta.checkpointInterval": "1000000000",
+    # What `deltalog` knows, whatever delta-rs comes to prefer.
+    "delta.minReaderVersion": "1",
+    "delta.minWriterVersion": "2",
 }
 
 
@@ -155,31 +156,26 @@ def open_table(store: str, *, writable: bool) -> Opened:
     if os.path.exists(os.path.join(store, POND_DIR, _CREATING)):
         raise NotAPond(f"the creation of pond {store} was interrupted: run 'pond init' again")
     log_dir = os.path.join(store, LOG_DIR)
-    notes: list[str] = []
     try:
         snapshot = read_snapshot(log_dir)
         bad = _missing_files(store, snapshot)
         if not bad:
-            return Opened(snapshot, notes)
+            return Opened(snapshot, [])
         head = snapshot.version
-        added = {
-            action["add"]["path"]
-            for action in read_entry(log_dir, head)
-            if "add" in action
-        }  # fmt: skip
-        older = [name for name in bad if snapshot.adds[name]["path"] not in added]
-        if older:
-            raise StoreDamaged(
-                f"data file {os.path.join(store, older[0])} {bad[older[0]]}: "
-                "restore it from a backup"
-            )
+        added: set[str] = set()
+        # What a checkpoint covers was whole once: then this is no matter of a crash.
+        if snapshot.checkpoint < head:
+            actions = read_entry(log_dir, head)
+            added = {unquote(action["add"]["path"]) for action in actions if "add" in action}
+        for name, how in bad.items():
+            if name not in added:
+                raise _lost(store, name, how)
         name, how = next(iter(bad.items()))
         reason = f"its data file {name} {how}"
     except BadHeadError as error:
         head, reason = error.version, error.reason
     if head == 0:
         raise StoreDamaged(f"the only log entry in {log_dir} is damaged ({reason})")
-    notes.append(_set_aside(store, head, reason) if writable else _ignored(log_dir, head, reason))
     try:
         snapshot = read_snapshot(log_dir, up_to=head - 1)
     except BadHeadError as error:
@@ -188,8 +184,10 @@ def open_table(store: str, *, writable: bool) -> Opened:
             "restore it from a backup"
         ) from None
     for name, how in _missing_files(store, snapshot).items():
-        raise StoreDamaged(f"data file {os.path.join(store, name)} {how}: restore it from a backup")
-    return Opened(snapshot, notes)
+        raise _lost(store, name, how)
+    # Only now: a pond that is refused stays as it is.
+    note = _set_aside(store, head, reason) if writable else _ignored(log_dir, head, reason)
+    return Opened(snapshot, [note])
 
 
 def find_strays(store: str, snapshot: Snapshot) -> list[str]:
@@ -232,6 +230,10 @@ def _missing_files(store: str, snapshot: Snapshot) -> dict[str, str]:
     return bad
 
 
+def _lost(store: str, name: str, how: str) -> StoreDamaged:
+    return StoreDamaged(f"data file {os.path.join(store, name)} {how}: restore it from a backup")
+
+
 def _set_aside(store: str, head: int, reason: str) -> str:
     name = entry_name(head)
     log_dir = os.path.join(store, LOG_DIR)
@@ -242,15 +244,11 @@ def _set_aside(store: str, head: int, reason: str) -> str:
     fsync_path(aside)
     fsync_path(os.path.dirname(aside))
     fsync_path(log_dir)
-    note = (
+    return (
         f"the newest log entry {name} was not whole ({reason}) and was set aside as {target}; "
         f"the pond opens at the commit before it"
     )
-    log.warning("%s", note)
-    return note
 
 
 def _ignored(log_dir: str, head: int, reason: str) -> str:
-    note = f"the newest log entry {entry_name(head)} in {log_dir} is not whole ({reason}); ignored"
-    log.warning("%s", note)
-    return note
+    return f"the newest log entry {entry_name(head)} in {log_dir} is not whole ({reason}); ignored"

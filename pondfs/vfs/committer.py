@@ -166,7 +166,10 @@ class Committer:
                     await self._wake.wait()
 
     async def close(self) -> bool:
-        """Commit what is left, moved atimes too, and end the task.
+        """Commit what is left and end the task.
+
+        Atimes that moved with nothing else pending are forgotten: a mount that was only read makes
+        no version.
 
         Returns: whether everything reached the disk.
         """
@@ -181,7 +184,7 @@ class Committer:
 
     def _drained(self) -> bool:
         pending = self._pending
-        return pending.empty and not pending.accessed and self._cut is None
+        return pending.empty and self._cut is None
 
     def _due(self) -> str | None:
         pending = self._pending
@@ -232,8 +235,6 @@ class Committer:
     def _make_cut(self, message: str) -> bool:
         summary = Summary(message=message, user=self._user, host=self._host)
         pending = self._pending
-        if self._closing and pending.empty:
-            pending.nodes.update(pending.accessed)
         self._cut = pending.cut(Version(self.version + 1), time.time_ns(), summary)
         if self._cut is None:
             return False

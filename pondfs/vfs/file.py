@@ -4,16 +4,30 @@ import errno
 import os
 import stat
 
+import trio
+
 from pondfs.errors import FileError
 from pondfs.extent import Content, Extent
+from pondfs.interfaces import Store
 from pondfs.node import MAX_FILE_SIZE, NodeId
 from pondfs.vfs import offload
 from pondfs.vfs.attr import Attributes
-from pondfs.vfs.base import now_ns
+from pondfs.vfs.base import VfsOptions, now_ns
 from pondfs.vfs.nodes import Node
 
 ROOM_STEP_BYTES = 16 << 20
 """How much is written between two looks at the store's free space."""
+
+BUFFER_BYTES = 1 << 20
+SPARE_BUFFERS = 8
+"""Read buffers kept for the next read: FUSE's largest request, and as many as a few sequential
+readers have under way. A fresh megabyte costs more in page faults than the read itself."""
+
+AHEAD_FROM_BYTES = 128 << 10
+"""Only requests of this size look like a sequential reader (the kernel's least read-ahead)."""
+
+AHEAD_BYTES = 8 << 20
+"""How far the disk is sent ahead of a sequential reader."""
 
 
 class Files(Attributes):
@@ -21,7 +35,12 @@ class Files(Attributes):
     as the kernel keeps offsets and flags.
     """
 
-    _room_bytes = 0
+    def __init__(self, store: Store, options: VfsOptions) -> None:
+        super().__init__(store, options)
+        self._room_bytes = 0
+        self._buffers: list[bytearray] = []
+        # Of each file read in large pieces: where its reader is, and how far the disk was sent.
+        self._readers: dict[NodeId, tuple[int, int]] = {}
 
     def open(self, node_id: NodeId, flags: int) -> Node:
         """Open a file. The kernel has checked permissions; O_TRUNC comes in *flags*.
@@ -48,10 +67,13 @@ class Files(Attributes):
         if not node.opens:
             if not node.nlink:
                 self.pending.discard(node)
+            self._readers.pop(node_id, None)
             self.nodes.drop_if_unused(node)
 
     async def read(self, node_id: NodeId, offset: int, length: int) -> bytes | memoryview:
         """Return up to *length* bytes; fewer only at the end of the file.
+
+        The answer is good until the caller's next await: its memory is used again.
 
         Yields: while the disk is read; a truncate meanwhile may make the answer old, as with any
             read that overlaps a write.
@@ -65,25 +87,64 @@ class Files(Attributes):
         if len(extents) == 1:
             extent = extents[0]
             skip = offset - extent.offset
-            if skip >= 0 and extent.length - skip >= length:
-                return await self._read_content(extent.content, extent.skip + skip, length)
-        buffer = bytearray(length)
+            data = extent.content.data
+            if data is not None and skip >= 0 and extent.length - skip >= length:
+                return memoryview(data)[extent.skip + skip : extent.skip + skip + length]
+        if length >= AHEAD_FROM_BYTES:
+            self._read_ahead(node, offset, length)
+        buffer = self._buffers.pop() if self._buffers else bytearray(BUFFER_BYTES)
+        if length > len(buffer):
+            buffer = bytearray(length)
+        whole = memoryview(buffer)[:length]
+        at = 0
         for extent in extents:
-            start = max(extent.offset, offset)
-            stop = min(extent.offset + extent.length, offset + length)
-            buffer[start - offset : stop - offset] = await self._read_content(
-                extent.content, extent.skip + start - extent.offset, stop - start
-            )
-        return memoryview(buffer)
+            start = max(extent.offset - offset, 0)
+            stop = min(extent.offset + extent.length - offset, length)
+            if at < start:
+                whole[at:start] = bytes(start - at)  # a hole
+            at = stop
+            target = whole[start:stop]
+            skip = extent.skip + offset + start - extent.offset
+            content = extent.content
+            data = content.data
+            if data is not None:
+                target[:] = data[skip : skip + stop - start]
+            elif not self.store.read_nowait(content, skip, target):
+                await offload.run(self.store.read, content, skip, target)
+        if at < length:
+            whole[at:] = bytes(length - at)
+        if len(self._buffers) < SPARE_BUFFERS:
+            self._buffers.append(buffer)
+        return whole
 
-    async def _read_content(self, content: Content, skip: int, length: int) -> bytes | memoryview:
-        data = content.data
-        if data is not None:
-            return memoryview(data)[skip : skip + length]
-        found = self.store.read_nowait(content, skip, length)
-        if found is not None:
-            return found
-        return await offload.run(self.store.read, content, skip, length)
+    def _read_ahead(self, node: Node, offset: int, length: int) -> None:
+        """Have the disk read on where a sequential reader will be next.
+
+        The kernel reads ahead only as far as it trusts one file; we know more, as what lies behind
+        is one data file or many. Nobody waits for it, and a failure will show when it is read.
+        """
+        end = offset + length
+        expected, ahead = self._readers.get(node.id, (0, 0))
+        # Requests of one reader overtake each other: near the expected place is sequential enough.
+        if not expected - AHEAD_BYTES <= offset <= expected + AHEAD_BYTES:
+            self._readers[node.id] = (end, end)
+            return
+        if end + AHEAD_BYTES // 2 <= ahead or end >= node.size:
+            self._readers[node.id] = (end, ahead)
+            return
+        start, stop = max(end, ahead), min(end + AHEAD_BYTES, node.size)
+        self._readers[node.id] = (end, stop)
+        wanted = [
+            (extent.content, extent.skip, extent.length)
+            for extent in self.nodes.extents(node).find(start, stop - start)
+            if extent.content.data is None
+        ]
+        if wanted:
+            trio.lowlevel.start_thread_soon(lambda: self._prefetch(wanted), lambda _: None)
+
+    def _prefetch(self, wanted: list[tuple[Content, int, int]]) -> None:
+        for content, skip, length in wanted:
+            self.store.prefetch(content, skip, length)
 
     async def write(self, node_id: NodeId, offset: int, data: bytes) -> int:
         """Put *data* at *offset*; it is in memory on return, durable after a commit.

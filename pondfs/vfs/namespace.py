@@ -207,13 +207,15 @@ class Namespace(VfsBase):
 
     def list_entry(self, listing: Listing, name: bytes) -> Node | None:
         """Return the node of a listed name; None when it went meanwhile. Counts no reference."""
-        directory = listing.node
+        directory, nodes = listing.node, self.nodes
+        node_id = (directory.children or nodes.children(directory)).get(name)
+        if node_id is not None:
+            return nodes.live.get(node_id) or nodes.get(node_id)
         if name == b".":
             return directory
         if name == b"..":
-            return self.nodes.get(directory.parent)
-        node_id = self.nodes.children(directory).get(name)
-        return None if node_id is None else self.nodes.get(node_id)
+            return nodes.get(directory.parent)
+        return None
 
     def close_directory(self, listing: Listing) -> None:
         """End a listing."""

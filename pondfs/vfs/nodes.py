@@ -33,6 +33,8 @@ class Node:
         lookups: references the kernel holds (it gives them back by forget).
         opens: open handles.
         stored: some row of a version (perhaps a coming one) knows this node.
+        shown: what the kernel was last told of its attributes, in the kernel layer's form; None
+            when they changed since (`pending.Pending.touch` sees to that).
         changed: differs from the image, so forget must keep it.
     """
 
@@ -52,6 +54,7 @@ class Node:
         "opens",
         "parent",
         "rdev",
+        "shown",
         "size",
         "stored",
         "target",
@@ -84,6 +87,7 @@ class Node:
         self.opens = 0
         self.stored = False
         self.changed = False
+        self.shown: Any = None
 
     def attr_row(self) -> AttrRow:
         """Return the attributes in the order a row has them."""

@@ -62,7 +62,8 @@ class Pending:
     # --- noting changes (hot: every operation) ---
 
     def touch(self, node: Node) -> None:
-        """Note that the node's attributes or bytes changed."""
+        """Note that the node's attributes or bytes changed. Comes after the change itself."""
+        node.shown = None
         if node.id not in self.nodes:
             if not node.nlink:
                 self.orphans[node.id] = node
@@ -80,11 +81,13 @@ class Pending:
 
     def touch_atime(self, node: Node) -> None:
         """Note a moved atime. It begins no commit: a pond that is only read makes no versions."""
+        node.shown = None
         node.changed = True
         self.accessed[node.id] = node
 
     def unlink(self, node: Node) -> None:
         """Note that *node* lost its last name."""
+        node.shown = None
         self.nodes.pop(node.id, None)
         self.accessed.pop(node.id, None)
         self.created.discard(node.id)

@@ -52,7 +52,7 @@ from pyfuse3 import (
 if __name__ == "__main__":  # run by its path: Python has put this folder first, not the repository
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from tests.bench import busy_loop
+from pondfs.fuse import loop
 from tests.bench.bare_nodes import NAME_MAX, TIMEOUT_S, Node, Tree, fail
 
 READ_AHEAD_KIB = 1024  # the kernel's default of 128 cuts sequential reads into eight times as many
@@ -288,7 +288,7 @@ def main() -> None:
     parser.add_argument("--spin-us", type=float, help="look for requests this long before sleeping")
     arguments = parser.parse_args()
     if arguments.spin_us is not None:
-        busy_loop.install(arguments.spin_us / 1e6)
+        loop.install(arguments.spin_us / 1e6)
     pyfuse3.init(Bare(), str(arguments.mountpoint), set(OPTIONS))
     gc.collect()
     gc.freeze()

@@ -33,25 +33,28 @@ class SmallDisk:
         status = os.statvfs(self.root)
         return status.f_bavail * status.f_frsize
 
-    def fill(self) -> None:
-        """Take every free block with a file beside the pond."""
+    def fill(self, most_bytes: int = 1 << 40) -> None:
+        """Take every free block, or *most_bytes*, with a file beside the pond."""
         fd = os.open(self._ballast, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        size_bytes = CHUNK_BYTES
+        piece_bytes = CHUNK_BYTES
         try:
-            while size_bytes:
+            while piece_bytes and os.fstat(fd).st_size < most_bytes:
                 try:
-                    os.write(fd, bytes(size_bytes))
+                    os.write(fd, bytes(piece_bytes))
                     os.fsync(fd)  # else delayed allocation only finds out later
                 except OSError as full:
                     if full.errno != errno.ENOSPC:
                         raise
-                    size_bytes //= 2
+                    piece_bytes //= 2
         finally:
             os.close(fd)
 
-    def free(self) -> None:
-        """Give back what :meth:`fill` took."""
-        self._ballast.unlink()
+    def free(self, size_bytes: int | None = None) -> None:
+        """Give back what :meth:`fill` took, or *size_bytes* of it."""
+        if size_bytes is None:
+            self._ballast.unlink()
+        else:
+            os.truncate(self._ballast, self._ballast.stat().st_size - size_bytes)
 
     def turn(self, mode: str) -> None:
         """Make the whole filesystem ``ro`` or ``rw``, as the kernel does on an I/O error."""

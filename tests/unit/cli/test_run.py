@@ -1,5 +1,6 @@
 import errno
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import click
 import pytest
 
 from pondfs.cli.run import run
-from pondfs.errors import MountFailed, NotAPond
+from pondfs.errors import MountFailed, NotAPond, PondError
 
 
 def command_raising(error: BaseException) -> click.Command:
@@ -108,3 +109,15 @@ def test_starting_a_command_imports_nothing_heavy(module: str) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=True
     )
     assert done.stdout == "[]\n"
+
+
+def test_the_documented_exit_codes_are_those_of_the_errors() -> None:
+    documented = (Path(__file__).parents[3] / "docs/reference/cli.md").read_text()
+    listed = {int(code) for code in re.findall(r"^\| (\d+) \|", documented, re.MULTILINE)}
+    raised = {PondError.exit_code, 0, 70, 130, 141}
+    pending = list(PondError.__subclasses__())
+    while pending:
+        error = pending.pop()
+        raised.add(error.exit_code)
+        pending += error.__subclasses__()
+    assert listed == raised

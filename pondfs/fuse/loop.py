@@ -1,24 +1,19 @@
-"""Answer FUSE requests with fewer sleeps: what a busy pyfuse3 loop can gain, for comparison.
+"""Answering requests with fewer sleeps.
 
 pyfuse3 goes through trio's scheduler twice for every request (once for its read lock, once for
 `wait_readable`), and between two requests the thread sleeps. On a virtual machine that is most of
-a round trip, in time and in processor time too: a lookup takes 47 us as pyfuse3 comes (the daemon
-50 us of CPU), 19.5 us with a loop that looks for 30 us before it sleeps (19.5 us of CPU). create
-goes from 3,500 to 8,000 a second, open + read from 14,700 to 45,000, `git clone` from 1.4 s to 0.9
-(2 cores, kernel 6.18, Python 3.11, trio 0.35). Idle, both use no processor.
+a round trip, in time and in processor time too: a lookup took 47 us as pyfuse3 comes (the daemon
+50 us of CPU) and 19.5 us with a loop that looks for 30 us before it sleeps (19.5 us of CPU);
+create went from 3,500 to 8,000 a second, open + read from 14,700 to 45,000 (2 cores, kernel 6.18,
+Python 3.11, trio 0.35, 2026-11). Idle, both use no processor.
 
-`install` replaces two names pyfuse3 looks up in `trio`, by the hook its asyncio support uses:
+`install` replaces two names pyfuse3 looks up in `trio`, by the hook its own asyncio support uses:
 
 * the lock lets a running worker barge in: workers are interchangeable, so fairness between them
   buys nothing and costs a task switch for each request;
 * before sleeping, the loop looks whether the next request is already there, and keeps looking
-  for `spin_s`, as long as that has lately been worth it.
-
-The yardstick of the issue is pyfuse3 as it comes, so the bare filesystem leaves this off unless
-asked (`bare_fs.py --spin-us 30`).
+  for SPIN_S, as long as that has lately been worth it.
 """
-
-from __future__ import annotations
 
 import select
 from collections.abc import Callable
@@ -28,8 +23,16 @@ from types import ModuleType
 import pyfuse3
 import trio
 
-STREAK_S = 0.001  # other trio tasks wait at most this long while requests keep coming
+SPIN_S = 30e-6
+"""How long to look before sleeping: a program that makes one call after another is back with the
+next in 10 to 20 us."""
+
+STREAK_S = 0.001
+"""Other trio tasks (the committer, the control socket) wait at most this long while requests keep
+coming without a pause."""
+
 CREDIT_MAX = 16
+"""How many vain looks in a row end the looking."""
 
 
 class BargingLock:
@@ -108,7 +111,7 @@ class _Trio(ModuleType):
         return getattr(self._real, name)
 
 
-def install(spin_s: float) -> None:
+def install(spin_s: float = SPIN_S) -> None:
     """Make pyfuse3 use the two replacements; call before `pyfuse3.main`."""
     lowlevel = _Trio(trio.lowlevel, wait_readable=Poller(spin_s).wait_readable)
     pyfuse3.trio = _Trio(trio, Lock=BargingLock, lowlevel=lowlevel)  # type: ignore[attr-defined]

@@ -1,0 +1,111 @@
+import os
+from pathlib import Path
+
+import pytest
+from deltalake import DeltaTable
+
+from pondfs.node import ROOT
+from pondfs.store import checkpoint
+from pondfs.store.deltalog import read_snapshot
+from tests.unit.store.support import fault, file_row, log_entry, make_cut, new_pond, open_pond
+
+
+@pytest.fixture
+def pond(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A pond of six commits that writes a checkpoint for every six."""
+    monkeypatch.setattr(checkpoint, "ENTRIES_BETWEEN", 5)
+    path = tmp_path / "pond"
+    store = new_pond(path)
+    for version in range(2, 7):
+        store.commit(make_cut(version, [file_row(version, b"x", b"f%d" % version)]))
+    store.close()
+    return path
+
+
+def last_checkpoint(path: Path) -> int:
+    return read_snapshot(os.fspath(path / "_delta_log")).checkpoint
+
+
+def files_by_delta_rs(path: Path) -> set[str]:
+    return {os.path.basename(uri) for uri in DeltaTable(path).file_uris()}
+
+
+def test_delta_rs_opens_the_table_from_the_checkpoint_alone(pond: Path) -> None:
+    assert last_checkpoint(pond) == 6
+    before = DeltaTable(pond)
+    for number in range(7):
+        log_entry(pond, number).unlink()
+    table = DeltaTable(pond)
+    assert table.version() == 6
+    assert table.transaction_version("pondfs") == 6
+    assert files_by_delta_rs(pond) == {os.path.basename(uri) for uri in before.file_uris()}
+    assert table.metadata().configuration == before.metadata().configuration
+    assert table.schema() == before.schema()
+    assert table.protocol().min_writer_version == 2
+    store = open_pond(pond)
+    assert len(store.load_image().load_entries(ROOT)) == 5
+    store.close()
+    # And it goes on from there.
+    table.optimize.compact()
+    assert len(files_by_delta_rs(pond)) == 1
+
+
+def test_commits_after_it_are_seen_with_it(pond: Path) -> None:
+    store = open_pond(pond)
+    store.commit(make_cut(7, [file_row(7, b"x", b"f7")]))
+    store.close()
+    assert last_checkpoint(pond) == 6
+    assert files_by_delta_rs(pond) == set(read_snapshot(os.fspath(pond / "_delta_log")).adds)
+
+
+def test_a_process_that_died_has_its_checkpoint_written_at_the_next_opening(pond: Path) -> None:
+    store = open_pond(pond)
+    for version in range(7, 14):
+        store.commit(make_cut(version, [file_row(version, b"x", b"f%d" % version)]))
+    assert last_checkpoint(pond) == 6
+    store._lock.release()  # type: ignore[union-attr]  # died: no close
+    open_pond(pond).close()
+    assert last_checkpoint(pond) == 13
+
+
+def test_a_foreign_optimize_survives_it(pond: Path) -> None:
+    DeltaTable(pond).optimize.compact()
+    store = open_pond(pond)
+    for version in range(7, 13):
+        store.commit(make_cut(version, [file_row(version, b"x", b"f%d" % version)]))
+    store.close()
+    assert last_checkpoint(pond) > 6
+    snapshot = read_snapshot(os.fspath(pond / "_delta_log"))
+    assert len(snapshot.adds) == 7
+    assert len(snapshot.removes) == 6
+    assert files_by_delta_rs(pond) == set(snapshot.adds)
+
+
+def test_what_it_cannot_carry_over_is_left_to_the_entries(
+    pond: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    log_dir = os.fspath(pond / "_delta_log")
+    snapshot = read_snapshot(log_dir)
+    snapshot.unknown.add("domainMetadata")
+    assert not checkpoint.write_checkpoint(log_dir, snapshot)
+    assert "domainMetadata" in caplog.text
+    next(iter(snapshot.adds.values()))["baseRowId"] = 1
+    snapshot.unknown.clear()
+    assert not checkpoint.write_checkpoint(log_dir, snapshot)
+    assert "add.baseRowId" in caplog.text
+
+
+def test_a_failure_leaves_the_log_as_it_was(pond: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = sorted(os.listdir(pond / "_delta_log"))
+    log_dir = os.fspath(pond / "_delta_log")
+    snapshot = read_snapshot(log_dir)
+    with fault("checkpoint:rename", "ENOSPC"), pytest.raises(OSError, match="No space"):
+        checkpoint.write_checkpoint(log_dir, snapshot)
+    assert sorted(os.listdir(log_dir)) == before
+    store = open_pond(pond)
+    for version in range(7, 13):
+        store.commit(make_cut(version, [file_row(version, b"x", b"f%d" % version)]))
+    with fault("checkpoint:rename", "ENOSPC"):
+        store.close()
+    assert "no checkpoint of" in caplog.text

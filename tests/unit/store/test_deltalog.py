@@ -1,0 +1,137 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+from deltalake import DeltaTable
+
+from pondfs.errors import NotAPond, StoreDamaged
+from pondfs.store.deltalog import (
+    BadEntryError,
+    BadHeadError,
+    list_log,
+    read_entry,
+    read_snapshot,
+)
+from tests.unit.store.support import file_row, log_entry, make_cut, new_pond
+
+
+@pytest.fixture
+def pond(tmp_path: Path) -> Path:
+    """A pond of Delta versions 0 to 4."""
+    path = tmp_path / "pond"
+    store = new_pond(path)
+    for version in (2, 3, 4):
+        store.commit(make_cut(version, [file_row(version, b"x", b"f%d" % version)]))
+    store.close()
+    return path
+
+
+def log_dir(path: Path) -> str:
+    return os.fspath(path / "_delta_log")
+
+
+def test_same_table_as_delta_rs_sees(pond: Path) -> None:
+    ours, theirs = read_snapshot(log_dir(pond)), DeltaTable(pond)
+    assert ours.version == theirs.version() == 4
+    assert set(ours.adds) == {os.path.basename(uri) for uri in theirs.file_uris()}
+    assert ours.pond_version == theirs.transaction_version("pondfs") == 4
+    assert ours.metadata["id"] == str(theirs.metadata().id)
+
+
+def test_an_older_version_of_the_table(pond: Path) -> None:
+    snapshot = read_snapshot(log_dir(pond), up_to=2)
+    assert (snapshot.version, snapshot.pond_version, len(snapshot.adds)) == (2, 2, 2)
+
+
+def test_same_table_after_a_foreign_optimize_and_checkpoint(pond: Path) -> None:
+    theirs = DeltaTable(pond)
+    theirs.optimize.compact()
+    theirs.create_checkpoint()
+    # The checkpoint alone must do.
+    for number in range(5):
+        log_entry(pond, number).unlink()
+    ours = read_snapshot(log_dir(pond))
+    assert ours.checkpoint == ours.version == 5
+    assert set(ours.adds) == {os.path.basename(uri) for uri in DeltaTable(pond).file_uris()}
+    assert len(ours.adds) == 1
+    assert len(ours.removes) == 4
+    assert ours.metadata["configuration"]["delta.appendOnly"] == "true"
+    assert ours.metadata["partitionColumns"] == []
+    assert ours.pond_version == 4
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b'{"add"\n', b"[]\n", b"\x00" * 50])
+def test_a_bad_newest_entry_is_told_from_a_bad_older_one(pond: Path, damage: bytes) -> None:
+    log_entry(pond, 4).write_bytes(damage)
+    with pytest.raises(BadHeadError) as caught:
+        read_snapshot(log_dir(pond))
+    assert caught.value.version == 4
+    log_entry(pond, 3).write_bytes(damage)
+    with pytest.raises(StoreDamaged, match=r"00003\.json .* is damaged"):
+        read_snapshot(log_dir(pond))
+
+
+def test_an_entry_that_lost_whole_lines_is_bad(pond: Path) -> None:
+    """Every line that is left parses; only the count shows it."""
+    lines = log_entry(pond, 4).read_bytes().splitlines(keepends=True)
+    log_entry(pond, 4).write_bytes(b"".join(lines[:-1]))
+    with pytest.raises(BadEntryError, match="it has 2 of 3 lines"):
+        read_entry(log_dir(pond), 4)
+
+
+def test_a_missing_entry_is_damage(pond: Path) -> None:
+    log_entry(pond, 2).unlink()
+    with pytest.raises(StoreDamaged, match=r"00002\.json .* is missing"):
+        read_snapshot(log_dir(pond))
+
+
+def test_a_damaged_checkpoint_is_passed_over_while_the_entries_are_there(
+    pond: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    DeltaTable(pond).create_checkpoint()
+    checkpoint = pond / "_delta_log" / f"{4:020d}.checkpoint.parquet"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-9])
+    assert len(read_snapshot(log_dir(pond)).adds) == 4
+    assert "checkpoint" in caplog.text
+    log_entry(pond, 0).unlink()
+    with pytest.raises(StoreDamaged, match=r"00000\.json .* is missing"):
+        read_snapshot(log_dir(pond))
+
+
+def test_other_names_in_the_log_are_no_entries(pond: Path) -> None:
+    for name in ("_commit_x.json.tmp", ".00000000000000000009.json.tmp", f"{9:020d}.json.crc"):
+        (pond / "_delta_log" / name).write_bytes(b"")
+    assert list_log(log_dir(pond)) == ([0, 1, 2, 3, 4], [])
+
+
+def test_a_checkpoint_of_another_kind_is_refused_not_passed_over(pond: Path) -> None:
+    (pond / "_delta_log" / f"{3:020d}.checkpoint.{1:010d}.{2:010d}.parquet").write_bytes(b"x")
+    with pytest.raises(StoreDamaged, match="of a kind pondfs cannot read"):
+        read_snapshot(log_dir(pond))
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        ({"protocol": {"minReaderVersion": 3, "minWriterVersion": 7}}, "protocol to reader 3"),
+        (
+            {"add": {"path": "x", "size": 1, "deletionVector": {"storageType": "u"}}},
+            "deletion vector",
+        ),
+    ],
+)
+def test_what_we_do_not_know_is_refused(
+    pond: Path, action: dict[str, object], message: str
+) -> None:
+    log_entry(pond, 5).write_text(json.dumps(action))
+    with pytest.raises(StoreDamaged, match=message):
+        read_snapshot(log_dir(pond))
+
+
+def test_no_log_is_no_pond(tmp_path: Path) -> None:
+    with pytest.raises(NotAPond, match="has no _delta_log"):
+        read_snapshot(log_dir(tmp_path))
+    (tmp_path / "_delta_log").mkdir()
+    with pytest.raises(NotAPond, match="is empty"):
+        read_snapshot(log_dir(tmp_path))
