@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pondfs.errors import MountFailed, UsageError
+from pondfs.mountinfo import find_pond_at
 
 DEFAULT_COMMIT_S = 5.0
 """How long a change may stay pending: what ext4 takes."""
@@ -205,17 +206,19 @@ def parse_options(
 def check_places(store: Path, mountpoint: Path) -> None:
     """Refuse places that can't be mounted on each other, before anything is made.
 
-    Raises: MountFailed if the mountpoint is no directory, is what a dead daemon left, or one of
-        the two lies inside the other (the daemon would wait for itself).
+    Raises: MountFailed if the mountpoint is no directory or shows a pond already, or one of the
+        two lies inside the other (the daemon would wait for itself).
     """
+    # First, and from the mount table: what a dead daemon left still answers a stat, from the
+    # kernel's cache, and what a hung one left answers nothing.
+    if (there := find_pond_at(mountpoint)) is not None:
+        raise MountFailed(
+            f"the pond {there.source} is mounted on {mountpoint}, or its daemon died there: "
+            f"pond umount {mountpoint}, then mount again"
+        )
     try:
         mode = os.stat(mountpoint).st_mode
     except OSError as error:
-        if error.errno == errno.ENOTCONN:
-            raise MountFailed(
-                f"{mountpoint} is still mounted but its daemon is gone: "
-                f"pond umount {mountpoint}, then mount again"
-            ) from None
         raise MountFailed(
             f"cannot mount on {mountpoint}: {os.strerror(error.errno or errno.EIO)}"
             + (" (make the directory first)" if error.errno == errno.ENOENT else "")

@@ -126,6 +126,8 @@ def _actions(snapshot: Snapshot) -> list[tuple[str, dict[str, Any]]] | None:
         *(("remove", {**remove, "dataChange": False}) for remove in snapshot.removes.values()),
     ]
     unknown = set(snapshot.unknown)
+    # delta-rs writes null for fields it does not use.
+    actions = [(kind, {k: v for k, v in body.items() if v is not None}) for kind, body in actions]
     for kind, body in actions:
         unknown |= {f"{kind}.{key}" for key in body.keys() - _KNOWN[kind]}
     if unknown:

@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pondfs.errors import StoreDamaged
 from pondfs.extent import Content
 from pondfs.node import Version, format_node_id
 from pondfs.oplog import Row
@@ -168,9 +169,10 @@ def _positions(
         chunk = metadata.row_group(number).column(CONTENT_INDEX)
         begin = chunk.data_page_offset
         lengths = [0 if r.content is None else r.content.length for r in rows[start:stop]]
-        positions[start:stop] = locate_values(
-            buffer, begin, begin + chunk.total_compressed_size, lengths, name
-        )
+        found = locate_values(buffer, begin, begin + chunk.total_compressed_size, lengths, name)
+        if found is None:
+            raise StoreDamaged(f"data file {name} was not laid out as asked for (pyarrow changed?)")
+        positions[start:stop] = found
     return positions
 
 

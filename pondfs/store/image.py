@@ -170,10 +170,13 @@ class TableImage:
 
 
 def _span(sorted_places: Ints, place: int) -> tuple[int, int]:
-    # A plain int would make numpy widen the whole column first.
-    key = np.array([place, place + 1], np.int64)
-    if int(key[1]) > np.iinfo(sorted_places.dtype).max:
-        start = int(sorted_places.searchsorted(sorted_places.dtype.type(place)))
+    """Return the half-open range of *place* in a sorted column."""
+    kind = sorted_places.dtype.type
+    most = np.iinfo(kind).max
+    if place > most:
+        return len(sorted_places), len(sorted_places)
+    # In the column's own type: numpy would widen the whole column for a plain int.
+    start = int(sorted_places.searchsorted(kind(place)))
+    if place == most:
         return start, len(sorted_places)
-    start, stop = sorted_places.searchsorted(key.astype(sorted_places.dtype))
-    return int(start), int(stop)
+    return start, int(sorted_places.searchsorted(kind(place + 1)))

@@ -23,8 +23,11 @@ HEADER_MAX_BYTES = 256
 """Longest page header we look for. Ours are about 25 bytes; statistics would add some."""
 
 _PREFIX_BYTES = 4
+# PageType and Encoding in parquet.thrift.
 _DATA_PAGE = 0
+_OTHER_PAGES = (1, 2, 3)  # index, dictionary, data page v2
 _PLAIN = 0
+_OTHER_ENCODINGS = (2, 3, 4, 5, 6, 7, 8, 9)
 
 # Thrift compact type codes.
 _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BYTES, _LIST, _SET, _MAP, _STRUCT = range(1, 13)
@@ -94,8 +97,10 @@ def _struct(buffer: Buffer, at: int) -> tuple[dict[int, Any], int]:
 
 def locate_values(
     buffer: Buffer, start: int, stop: int, lengths: Positions | Sequence[int], name: str
-) -> Positions:
+) -> Positions | None:
     """Return the position in *buffer* of the first byte of each value of one column chunk.
+
+    None when its pages are of another kind than ours: it has to be decoded.
 
     The chunk is ``[start, stop)``; *lengths* are the lengths of its values in bytes. That the
     pages' sizes agree with the lengths, and that the walk ends exactly at the chunk's end, is
@@ -110,11 +115,14 @@ def locate_values(
     try:
         while at < stop:
             header, body = _struct(buffer, at)
-            size = header[3]
+            if header[1] in _OTHER_PAGES:
+                return None
             page = header[5]
-            values = page[1]
+            if page[2] in _OTHER_ENCODINGS:
+                return None
+            size, values = header[3], page[1]
             if header[1] != _DATA_PAGE or page[2] != _PLAIN or header[2] != size:
-                raise _DamagedError("a page is not laid out as ours are")
+                raise _DamagedError("a page header makes no sense")
             part = lengths[row : row + values]
             ends = np.cumsum(part + _PREFIX_BYTES)
             if len(part) != values or (int(ends[-1]) if values else 0) != size:

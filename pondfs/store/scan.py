@@ -99,4 +99,6 @@ def _fill_positions(
     for first, rows, start, stop in find_groups(parquet):
         if start >= 0:
             part = slice(first, first + rows)
-            positions[part] = locate_values(buffer, start, stop, lengths[part], file.path)
+            found = locate_values(buffer, start, stop, lengths[part], file.path)
+            if found is not None:
+                positions[part] = found

@@ -26,7 +26,7 @@ readers have under way. A fresh megabyte costs more in page faults than the read
 AHEAD_FROM_BYTES = 128 << 10
 """Only requests of this size look like a sequential reader (the kernel's least read-ahead)."""
 
-AHEAD_BYTES = 8 << 20
+AHEAD_BYTES = 32 << 20
 """How far the disk is sent ahead of a sequential reader."""
 
 

@@ -1,6 +1,6 @@
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -205,6 +205,15 @@ def test_places_must_not_lie_in_each_other(tmp_path: Path) -> None:
         check_places(tmp_path / "a", tmp_path / "link" / "b")
     with pytest.raises(MountFailed, match="is the store itself"):
         check_places(tmp_path / "a", tmp_path / "link")
+
+
+def test_a_pond_is_not_mounted_over_another(
+    tmp_path: Path, mount_table: Callable[..., Path]
+) -> None:
+    """A dead daemon's mount still answers a stat, from the kernel's cache: the table decides."""
+    mount_table("/srv/other", tmp_path)
+    with pytest.raises(MountFailed, match=f"/srv/other is mounted .* pond umount {tmp_path}, then"):
+        check_places(tmp_path / "store", tmp_path)
 
 
 def test_the_mountpoint_must_be_a_directory(tmp_path: Path) -> None:

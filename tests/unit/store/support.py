@@ -83,6 +83,21 @@ def open_pond(path: Path) -> DeltaStore:
     return DeltaStore.open_writer(path, mountpoint="/mnt/test", socket="/run/test.sock")
 
 
+def read_bytes(
+    store: DeltaStore | ContentReader, content: Content, skip: int, length: int
+) -> bytes:
+    data = bytearray(length)
+    store.read(content, skip, memoryview(data))
+    return bytes(data)
+
+
+def read_nowait(
+    store: DeltaStore | ContentReader, content: Content, skip: int, length: int
+) -> bytes | None:
+    data = bytearray(length)
+    return bytes(data) if store.read_nowait(content, skip, memoryview(data)) else None
+
+
 def read_file(store: DeltaStore, image: Image, node: int) -> bytes:
     """The file's bytes as the image has them, holes as zeros."""
     found = image.find_node(NodeId(node))
@@ -93,7 +108,7 @@ def read_file(store: DeltaStore, image: Image, node: int) -> bytes:
         assert extent.length > 0
         assert extent.offset >= end
         end = extent.offset + extent.length
-        data[extent.offset : end] = store.read(extent.content, extent.skip, extent.length)
+        data[extent.offset : end] = read_bytes(store, extent.content, extent.skip, extent.length)
     assert end <= len(data)
     return bytes(data)
 
