@@ -57,7 +57,7 @@ class MountOptions:
         gid: the same for the group.
         umask: show every mode as 0777 less these bits; None shows the stored mode.
         commit_s: longest time a change stays pending, in seconds.
-        max_pending_bytes: pending content beyond this starts a commit.
+        max_pending_bytes: pending changes beyond this start a commit; None leaves that to time.
         xattr: answer extended attributes (makes every small write dearer, so opt-in).
         acl: POSIX ACLs; implies *xattr*.
         attr_timeout_s: how long the kernel may believe attributes it was told.
@@ -78,7 +78,7 @@ class MountOptions:
     gid: int | None = None
     umask: int | None = None
     commit_s: float = DEFAULT_COMMIT_S
-    max_pending_bytes: int = 128 << 20
+    max_pending_bytes: int | None = None
     xattr: bool = False
     acl: bool = False
     attr_timeout_s: float = 3600.0

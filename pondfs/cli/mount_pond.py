@@ -52,7 +52,7 @@ def command(
       allow_other         let other users in
       uid= gid= umask=    show this owner, group, 0777 less these bits
       commit=SECONDS      commit what is pending after so long (5)
-      max_pending=SIZE    and when its content exceeds SIZE (128M)
+      max_pending=SIZE    and when it exceeds SIZE (no limit)
       xattr               extended attributes (slows small writes)
       acl                 POSIX ACLs; implies xattr
       attr_timeout= entry_timeout= negative_timeout=SECONDS

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from pondfs.errors import ForeignCommit, NotAPond, StoreDamaged
+from pondfs.errors import ForeignCommit, NotAPond, NotPermitted, StoreDamaged
 from pondfs.extent import Content
 from pondfs.node import ROOT, Version
 from pondfs.oplog import Cut, Row, Settled, Summary
@@ -165,6 +165,7 @@ class DeltaStore:
 
     def stage(self, version: Version, first_seq: int, rows: Sequence[Row]) -> Settled:
         """Write rows of the coming *version* early. See `interfaces.Store.stage`."""
+        self._check_writable()
         settled = self._write(version, first_seq, rows)
         self._staged.add(settled.file.name)
         fault("stage:done")
@@ -175,8 +176,7 @@ class DeltaStore:
 
         The commit row needs a data file in any case, so there always is one.
         """
-        if self._lock is None:
-            raise StoreDamaged(f"pond {self.path} is open for reading only")
+        self._check_writable()
         landed = self._find_landed(cut)
         if landed is not None:
             return landed
@@ -196,6 +196,10 @@ class DeltaStore:
             self._settle_attempt()
             raise
         return self._adopt(self._attempt)
+
+    def _check_writable(self) -> None:
+        if self._lock is None:
+            raise NotPermitted(f"pond {self.path} is open for reading only")
 
     def _write(self, version: Version, first_seq: int, rows: Sequence[Row]) -> Settled:
         written = write_data_file(self.path, version, first_seq, rows)
@@ -310,8 +314,7 @@ class DeltaStore:
 
         Returns: their names. Only the writer may: it alone knows what it is about to commit.
         """
-        if self._lock is None:
-            raise StoreDamaged(f"pond {self.path} is open for reading only")
+        self._check_writable()
         # The log may know more than we do: another program's appended files are no strays.
         snapshot = read_snapshot(self._log_dir)
         mine = self._staged | {file.name for file in self._files}

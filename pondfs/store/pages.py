@@ -115,10 +115,11 @@ def locate_values(
     try:
         while at < stop:
             header, body = _struct(buffer, at)
-            if header[1] in _OTHER_PAGES:
+            first = at == start
+            if first and header[1] in _OTHER_PAGES:
                 return None
             page = header[5]
-            if page[2] in _OTHER_ENCODINGS:
+            if first and page[2] in _OTHER_ENCODINGS:
                 return None
             size, values = header[3], page[1]
             if header[1] != _DATA_PAGE or page[2] != _PLAIN or header[2] != size:

@@ -37,15 +37,15 @@ class VfsOptions:
     Attributes:
         read_only: refuse every change with EROFS.
         commit_s: seconds from the first pending change to its commit.
-        max_pending_bytes: memory that pending changes may hold; beyond it a commit is made, and
-            writers wait.
+        max_pending_bytes: pending changes beyond this are committed; None leaves that to time
+            (memory is bounded all the same, as content is staged).
         atime: keep access times (as relatime does).
         acl: POSIX ACLs decide with the mode.
     """
 
     read_only: bool = False
     commit_s: float = 5.0
-    max_pending_bytes: int = 128 << 20
+    max_pending_bytes: int | None = None
     atime: bool = True
     acl: bool = False
 

@@ -33,6 +33,13 @@ LAST_RETRY_S = 15.0
 """Pauses between tries of a failing commit: short enough that a freed disk is noticed, long
 enough that a dead one is left in peace."""
 
+STAGE_BYTES = 32 << 20
+"""Content in memory beyond this is staged: written early, in no version yet."""
+
+MEMORY_BYTES = 64 << 20
+"""Memory that pending changes may hold. At it writers wait (for the other half to be staged), and
+changes without content, which can't be staged, are committed."""
+
 GROWTH_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 """Failures that say the store has no room or can't be written, so that new content is refused."""
 
@@ -76,13 +83,13 @@ class Committer:
         pending: Pending,
         version: Version,
         commit_s: float,
-        max_pending_bytes: int,
+        max_pending_bytes: int | None,
     ) -> None:
         self._store = store
         self._pending = pending
         self._commit_s = commit_s
         self._max_pending_bytes = max_pending_bytes
-        self.stage_at_bytes = max(max_pending_bytes // 4, 1 << 20)
+        self.stage_at_bytes = STAGE_BYTES
         self.version = version
         self.last: LastCommit | None = None
         self.failure: PondError | None = None
@@ -103,6 +110,20 @@ class Committer:
         pending.on_first_change = self.wake
 
     # --- asking ---
+
+    @property
+    def has_room(self) -> bool:
+        """Whether memory holds more content."""
+        return self._pending.bytes + self._pending.inflight < MEMORY_BYTES
+
+    @property
+    def wants_content(self) -> bool:
+        """Whether there is enough content to stage or to commit."""
+        pending = self._pending
+        return pending.bytes >= self.stage_at_bytes or (
+            self._max_pending_bytes is not None
+            and pending.bytes + pending.staged_bytes >= self._max_pending_bytes
+        )
 
     def wake(self) -> None:
         """Have the task look at what is pending."""
@@ -136,8 +157,7 @@ class Committer:
 
         Raises: CommitFailed with the errno of the failing commit, as waiting would not help.
         """
-        pending = self._pending
-        while pending.bytes + pending.inflight >= self._max_pending_bytes:
+        while not self.has_room:
             if self.failure is not None:
                 raise CommitFailed(str(self.failure), self.failure_errno)
             self._wake.set()
@@ -197,7 +217,11 @@ class Committer:
             return None if self._drained() or self._abandoned else "commit"
         if pending.since is not None and (
             now >= pending.since + self._commit_s
-            or pending.memory_bytes - pending.bytes >= self._max_pending_bytes
+            or pending.memory_bytes - pending.bytes >= MEMORY_BYTES
+            or (
+                self._max_pending_bytes is not None
+                and pending.memory_bytes + pending.staged_bytes >= self._max_pending_bytes
+            )
         ):
             return "commit"
         if pending.bytes >= self.stage_at_bytes and not (self.failure and now < self._retry_at):

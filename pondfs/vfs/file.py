@@ -157,7 +157,7 @@ class Files(Attributes):
             raise FileError(errno.EFBIG)
         self.may_grow()
         pending = self.pending
-        if pending.bytes + pending.inflight >= self.options.max_pending_bytes:
+        if not self.committer.has_room:
             await self.committer.wait_for_room()
         self._room_bytes -= length
         if self._room_bytes < 0:
@@ -175,7 +175,7 @@ class Files(Attributes):
             node.size = offset + length
         node.mtime_ns = node.ctime_ns = now_ns()
         pending.touch(node)
-        if pending.bytes >= self.committer.stage_at_bytes:
+        if self.committer.wants_content:
             self.committer.wake()
         return length
 

@@ -18,7 +18,7 @@ from pondfs.vfs.nodes import Node, NodeTable
 
 COST_PER_CHANGE_BYTES = 1024
 """What one changed node or entry is held to cost in memory, measured as RSS per new small file
-(2026-11): Node, map, entry and, at a commit, its row. Counts against ``max_pending``."""
+(2026-11): Node, map, entry and, at a commit, its row. Counts against MEMORY_BYTES."""
 
 EntryKey = tuple[NodeId, bytes]
 
@@ -38,6 +38,7 @@ class Pending:
         inflight: content that one has taken and that is not yet on disk.
         since: trio time of the oldest change; None when there is nothing to commit.
         staged: data files written early for the coming version.
+        staged_bytes: content in those.
         next_seq: first row number left in the coming version.
     """
 
@@ -55,6 +56,7 @@ class Pending:
         self.orphans: dict[NodeId, Node] = {}
         self.accessed: dict[NodeId, Node] = {}
         self.staged: list[Settled] = []
+        self.staged_bytes = 0
         self.next_seq = 0
         # Rows of a stage that failed: they go in front of the next cut's.
         self._unstaged: list[Row] = []
@@ -154,6 +156,7 @@ class Pending:
     def stage_done(self, settled: Settled, rows: int) -> None:
         """Note that a stage is on disk."""
         self.staged.append(settled)
+        self.staged_bytes += sum(content.length for content in settled.contents)
         self.next_seq += rows
         self.settle(settled)
         if self.since is None:
@@ -204,9 +207,7 @@ class Pending:
         summary.nodes_created = len(self.created)
         summary.nodes_removed = len(self.removed)
         taken = sum(row.content.length for row in rows if row.content is not None)
-        summary.bytes_added = taken + sum(
-            content.length for settled in self.staged for content in settled.contents
-        )
+        summary.bytes_added = taken + self.staged_bytes
         cut = Cut(version, time_ns, rows, summary, self.next_seq, [s.file for s in self.staged])
         self._reset()
         # `_unstaged` rows were in flight already; counting all of this cut's afresh is exact.
@@ -223,6 +224,7 @@ class Pending:
         self.removed = {}
         self.accessed = {}
         self.staged = []
+        self.staged_bytes = 0
         self.next_seq = 0
         self._unstaged = []
 

@@ -26,17 +26,17 @@ class Load:
     """The tree as this program knows it, and the steps it does to it."""
 
     def __init__(self, root: str, journal: str, seed: int) -> None:
+        # Inside, it meets the dead mount even after that was detached from its mountpoint.
+        os.chdir(root)
         self.rng = random.Random(seed)
-        self.root = root
         self.journal = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self.held: dict[str, int] = {}
         self.count = 0
         self.counted = threading.Condition()
         self.files: list[str] = []
         self.directories: list[str] = []
-        for path, names, files in os.walk(root):
-            below = os.path.relpath(path, root)
-            prefix = "" if below == "." else below + "/"
+        for path, names, files in os.walk("."):
+            prefix = "" if path == "." else path.removeprefix("./") + "/"
             self.directories += [prefix + name for name in names]
             self.files += [prefix + name for name in files]
 
@@ -53,32 +53,31 @@ class Load:
         os.write(self.journal, json.dumps(record).encode() + b"\n")
 
     def _do(self, verb: str, path: str, *rest: str | int) -> None:
-        full = os.path.join(self.root, path)
         match verb, *rest:
             case ["mkdir"]:
-                os.mkdir(full)
+                os.mkdir(path)
             case ["rmdir"]:
-                os.rmdir(full)
+                os.rmdir(path)
             case ["create"]:
-                os.close(os.open(full, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
             case ["write" | "held", int(offset), int(length), int(seed)]:
-                fd = os.open(full, os.O_WRONLY)
+                fd = os.open(path, os.O_WRONLY)
                 os.pwrite(fd, random.Random(seed).randbytes(length), offset)
                 if verb == "held":
                     self.held[path] = fd
                 else:
                     os.close(fd)
             case ["truncate", int(size)]:
-                os.truncate(full, size)
+                os.truncate(path, size)
             case ["rename", str(new_path)]:
-                os.rename(full, os.path.join(self.root, new_path))
+                os.rename(path, new_path)
             case ["link", str(new_path)]:
-                os.link(full, os.path.join(self.root, new_path))
+                os.link(path, new_path)
             case ["unlink"]:
-                os.unlink(full)
+                os.unlink(path)
             case ["fsync"]:
                 fd = self.held.pop(path, -1)
-                fd = os.open(full, os.O_RDONLY) if fd < 0 else fd
+                fd = os.open(path, os.O_RDONLY) if fd < 0 else fd
                 os.fsync(fd)
                 os.close(fd)
             case _:
@@ -140,7 +139,8 @@ class Load:
     def save(self) -> None:
         """Save as editors do: a temporary file, fsync, rename over the old one."""
         path = self.rng.choice([*self.files, self._new_name()])
-        temporary = path + ".tmp"
+        # Its own name each time: a killed round may have left an earlier one behind.
+        temporary = self._new_name() + ".tmp"
         self.step("create", temporary)
         self._write(temporary, 0, sync=self.rng.random() < 0.5)
         self.step("rename", temporary, path)
@@ -171,7 +171,6 @@ class Load:
             self.files = [path for path in self.files if path not in (old, new)] + [new]
 
     def _is_same(self, old: str, new: str) -> bool:
-        old, new = os.path.join(self.root, old), os.path.join(self.root, new)
         return os.path.lexists(new) and os.path.samefile(old, new)
 
     def link(self) -> None:

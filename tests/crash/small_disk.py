@@ -52,7 +52,7 @@ class SmallDisk:
     def free(self, size_bytes: int | None = None) -> None:
         """Give back what :meth:`fill` took, or *size_bytes* of it."""
         if size_bytes is None:
-            self._ballast.unlink()
+            self._ballast.unlink(missing_ok=True)
         else:
             os.truncate(self._ballast, self._ballast.stat().st_size - size_bytes)
 

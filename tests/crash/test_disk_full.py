@@ -42,7 +42,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallDisk]:
 
 
 @pytest.fixture
-def disk_pond(disk: SmallDisk, make_pond: MakePond, tmp_path: Path) -> PondMount:
+def disk_pond(disk: SmallDisk, make_pond: MakePond, tmp_path: Path) -> Iterator[PondMount]:
     """A mounted pond whose table is on the small disk, and whose ``_pond`` is elsewhere.
 
     ``_pond`` is bound there from another disk, so that the daemon's log, which these tests count
@@ -55,7 +55,9 @@ def disk_pond(disk: SmallDisk, make_pond: MakePond, tmp_path: Path) -> PondMount
     run([require("mount"), "--bind", elsewhere, local])
     pond = make_pond(store=disk.root / "pond")
     pond.allow_log("No space left", "Read-only file system", "takes commits again")
-    return pond.mount("commit=3600")
+    yield pond.mount("commit=3600")
+    disk.turn("rw")  # so that even a failed test's pond can be unmounted
+    disk.free()
 
 
 def sync(path: Path, expected: int = 0) -> None:
@@ -225,6 +227,27 @@ def test_a_read_only_disk(disk: SmallDisk, disk_pond: PondMount) -> None:
     sync(pond.mnt / "pending")
     assert_arrived(pond)
     assert sorted(os.listdir(pond.mnt)) == ["pending", "renamed"]
+
+
+@pytest.mark.parametrize("trouble", ["full", "read-only"])
+def test_unmounting_is_refused_while_the_store_cannot_be_written(
+    disk: SmallDisk, disk_pond: PondMount, trouble: str
+) -> None:
+    """Else the pending changes would live in a daemon that nobody can reach any more."""
+    pond = disk_pond
+    (pond.mnt / "pending").write_bytes(b"pending")
+    if trouble == "full":
+        disk.fill()
+    else:
+        disk.turn("ro")
+    refused = pond.run("umount.pond", str(pond.mnt), check=False, timeout_s=20)
+    assert refused.returncode == 32, refused.stderr
+    assert pond.is_mounted()
+    assert (pond.mnt / "pending").read_bytes() == b"pending"
+    disk.turn("rw")
+    disk.free()
+    assert_arrived(pond)
+    assert os.listdir(pond.mnt) == ["pending"]
 
 
 # Where the disk fails, as strace can say it. The path of a data file is not known beforehand, so

@@ -165,8 +165,11 @@ class Work:
 
     def wait_for_steps(self, count: int) -> None:
         """Return when the load has begun *count* steps; fail if it ends before."""
-        wait_until(lambda: self._journal_lines() > 2 * count, f"{count} steps of the load")
-        assert self.process.poll() is None, "the load ended before the kill"
+        wait_until(
+            lambda: self._journal_lines() > 2 * count or self.process.poll() is not None,
+            f"{count} steps of the load",
+        )
+        assert self.process.poll() is None, f"the load ended: {read_journal(self.journal).failure}"
 
     def _journal_lines(self) -> int:
         return self.journal.read_bytes().count(b"\n") if self.journal.exists() else 0

@@ -45,7 +45,7 @@ class Naive:
 
     entries: dict[tuple[int, bytes], int] = field(default_factory=dict)
     nodes: dict[int, AttrRow] = field(default_factory=dict)
-    bytes: dict[int, dict[int, int]] = field(default_factory=dict)
+    shown: dict[int, dict[int, int]] = field(default_factory=dict)
     targets: dict[int, bytes] = field(default_factory=dict)
     metadata: dict[int, str | None] = field(default_factory=dict)
 
@@ -60,7 +60,7 @@ class Naive:
         if row.attr is not None and not (row.removed and row.name is None):
             self.nodes[row.node] = row.attr
             self.metadata[row.node] = row.metadata
-        data = self.bytes.setdefault(row.node, {})
+        data = self.shown.setdefault(row.node, {})
         if row.attr is not None and row.valid_below is not None:
             for at in [at for at in data if at >= row.valid_below]:
                 del data[at]
@@ -79,7 +79,7 @@ class Naive:
 
     def content(self, node: int) -> list[int | None]:
         size = self.nodes[node][5]
-        return [self.bytes.get(node, {}).get(at) for at in range(size)]
+        return [self.shown.get(node, {}).get(at) for at in range(size)]
 
 
 sizes = st.integers(0, 40)

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
@@ -83,19 +84,13 @@ def test_a_pond_is_not_created_twice(pond: Path) -> None:
 
 
 def test_a_foreign_delta_table_is_not_taken_for_an_empty_directory(tmp_path: Path) -> None:
-    DeltaTable.create(tmp_path / "t", schema=_foreign_schema())
+    DeltaTable.create(tmp_path / "t", schema=pa.schema([pa.field("a", pa.int64())]))
     with pytest.raises(PondExists):
         create(tmp_path / "t")
     store = open_writer(tmp_path / "t", mountpoint="", socket="")
     with pytest.raises(StoreDamaged):
         store.load_image()
     store.close()
-
-
-def _foreign_schema() -> object:
-    import pyarrow as pa
-
-    return pa.schema([pa.field("a", pa.int64())])
 
 
 CREATE = "import sys; from pondfs.store import create; create(sys.argv[1])"

@@ -1,0 +1,379 @@
+import errno
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable, write_deltalake
+
+from pondfs.errors import ForeignCommit, NotPermitted, PondLocked, StoreDamaged
+from pondfs.node import ROOT, NodeId, Version
+from pondfs.oplog import Cut
+from pondfs.store import DeltaStore, open_reader
+from pondfs.store.schema import SCHEMA
+from tests.unit.store.support import (
+    adopt,
+    data_file_names,
+    extent_row,
+    fault,
+    file_row,
+    log_entry,
+    make_cut,
+    new_pond,
+    open_pond,
+    read_bytes,
+    read_file,
+    size_row,
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "pond"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[DeltaStore]:
+    store = new_pond(path)
+    yield store
+    store.close()
+
+
+def committed(path: Path) -> set[str]:
+    """Data files the table has, by delta-rs."""
+    return {os.path.basename(uri) for uri in DeltaTable(path).file_uris()}
+
+
+def names(store: DeltaStore) -> set[bytes]:
+    return set(store.load_image().load_entries(ROOT))
+
+
+# --- commits and stages ---
+
+
+def test_what_was_committed_is_there_after_reopening(path: Path, store: DeltaStore) -> None:
+    data = os.urandom(10_000)
+    cut = make_cut(2, [file_row(10, data, b"f"), file_row(11, None, b"empty")])
+    settled = store.commit(cut)
+    assert (len(settled.contents), settled.row_numbers) == (1, [0])
+    adopt(settled)
+    content = settled.contents[0]
+    assert content.data is None
+    assert read_bytes(store, content, 100, 50) == data[100:150]
+    store.close()
+    again = open_pond(path)
+    image = again.load_image()
+    assert image.version == 2
+    assert read_file(again, image, 10) == data
+    assert read_file(again, image, 11) == b""
+    again.close()
+
+
+def test_a_commit_of_nothing_but_staged_files(path: Path, store: DeltaStore) -> None:
+    parts = [os.urandom(3 << 20), os.urandom(5 << 20)]
+    first = store.stage(Version(2), 0, [file_row(10, parts[0], b"f")])
+    second = store.stage(Version(2), 1, [extent_row(10, 3 << 20, parts[1])])
+    adopt(first)
+    adopt(second)
+    assert committed(path) == data_file_names(path) - {first.file.name, second.file.name}
+    cut = make_cut(2, [size_row(10, 8 << 20)], first_seq=2, staged=[first.file, second.file])
+    store.commit(cut)
+    assert committed(path) == data_file_names(path)
+    nothing = store.stage(Version(3), 0, [extent_row(10, 0, b"new")])
+    store.commit(make_cut(3, [], first_seq=1, staged=[nothing.file]))
+    image = store.load_image()
+    assert image.version == 3
+    assert read_file(store, image, 10) == b"new" + (parts[0] + parts[1])[3:]
+
+
+def test_the_order_of_a_commit(
+    path: Path, store: DeltaStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Data file, its directory, log entry, its name, the log's directory: each before the next."""
+    done: list[str] = []
+    sync, link = os.fsync, os.link
+
+    def note_sync(fd: int) -> None:
+        where = os.readlink(f"/proc/self/fd/{fd}")
+        done.append("entry" if "/#" in where else os.path.relpath(where, path))
+        sync(fd)
+
+    def note_link(*args: Any, **kwargs: Any) -> None:
+        done.append("link")
+        link(*args, **kwargs)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "link", note_link)
+    settled = store.commit(make_cut(2, [file_row(10, b"x", b"f")]))
+    assert done == [settled.file.name, ".", "entry", "link", "_delta_log"]
+    done.clear()
+    staged = store.stage(Version(3), 0, [file_row(11, b"x", b"g")])
+    assert done == [staged.file.name, "."]
+
+
+BEFORE_LINK = [
+    "commit:data-file", "data-file:fsync", "commit:store-dir-fsync", "commit:entry-fsync",
+    "commit:link",
+]  # fmt: skip
+AFTER_LINK = ["commit:log-dir-fsync", "commit:done"]
+
+
+@pytest.mark.parametrize("point", BEFORE_LINK + AFTER_LINK)
+def test_a_failed_commit_can_be_tried_again(path: Path, store: DeltaStore, point: str) -> None:
+    """Whichever step fails, and however often: in the end it is there, once."""
+    staged = store.stage(Version(2), 0, [file_row(10, b"staged", b"s")])
+    adopt(staged)
+    cut = make_cut(2, [file_row(11, b"data", b"f")], first_seq=1, staged=[staged.file])
+    before = committed(path)
+    with fault(point, "EIO"):
+        for _ in range(2 if point in BEFORE_LINK else 1):
+            with pytest.raises(OSError, match="fault") as caught:
+                store.commit(cut)
+            assert caught.value.errno == errno.EIO
+    if point in BEFORE_LINK:
+        assert committed(path) == before
+        assert data_file_names(path) == before | {staged.file.name}, "the try was cleaned away"
+    content = cut.rows[0].content
+    assert content is not None
+    assert content.data == b"data", "still in memory"
+    settled = store.commit(cut)
+    adopt(settled)
+    assert read_bytes(store, content, 0, 4) == b"data"
+    store.commit(make_cut(3, [file_row(12, b"more", b"g")]))
+    assert committed(path) == data_file_names(path)
+    assert DeltaTable(path).version() == 3
+    image = store.load_image()
+    assert [read_file(store, image, node) for node in (10, 11, 12)] == [b"staged", b"data", b"more"]
+
+
+def test_a_landed_commit_is_fsynced_again_before_it_counts(
+    store: DeltaStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut = make_cut(2, [file_row(10, b"x", b"f")])
+    with fault("commit:log-dir-fsync", "EIO"), pytest.raises(OSError, match="fault"):
+        store.commit(cut)
+    synced: list[str] = []
+    sync = os.fsync
+
+    def note(fd: int) -> None:
+        synced.append(os.path.basename(os.readlink(f"/proc/self/fd/{fd}")))
+        sync(fd)
+
+    monkeypatch.setattr(os, "fsync", note)
+    store.commit(cut)
+    assert synced == [f"{2:020d}.json", "_delta_log"]
+
+
+def test_a_landed_commit_is_never_taken_for_another(store: DeltaStore) -> None:
+    with fault("commit:log-dir-fsync", "EIO"), pytest.raises(OSError, match="fault"):
+        store.commit(make_cut(2, [file_row(10, b"x", b"f")]))
+    with pytest.raises(ForeignCommit, match="already in the log with other rows"):
+        store.commit(make_cut(2, [file_row(10, b"other", b"f")]))
+
+
+def test_a_failed_stage_leaves_nothing(path: Path, store: DeltaStore) -> None:
+    before = data_file_names(path)
+    for point in ("data-file:fsync", "commit:store-dir-fsync"):
+        with fault(point, "ENOSPC"), pytest.raises(OSError, match="No space"):
+            store.stage(Version(2), 0, [file_row(10, b"x", b"f")])
+    assert data_file_names(path) == before
+
+
+# --- foreign writers ---
+
+
+def foreign_append(path: Path) -> None:
+    table = pa.table(
+        {
+            field.name: pa.array([_foreign_value(field)], field.type) for field in SCHEMA
+        },
+        schema=SCHEMA,
+    )  # fmt: skip
+    write_deltalake(path, table, mode="append")
+
+
+def _foreign_value(field: pa.Field) -> object:
+    values = {"version": 2, "seq": 1000, "op": "note", "content": b"", "removed": False}
+    if field.name in values:
+        return values[field.name]
+    if field.name in ("part_id", "node_id"):
+        return "0" * 15 + "1"
+    if field.name == "timestamp":
+        return 0
+    return "directory" if field.name == "file_type" else None
+
+
+def test_committing_goes_on_after_a_foreign_append(path: Path, store: DeltaStore) -> None:
+    store.commit(make_cut(2, [file_row(10, b"x", b"f")]))
+    foreign_append(path)
+    foreign_append(path)
+    store.commit(make_cut(3, [file_row(11, b"y", b"g")]))
+    table = DeltaTable(path)
+    assert (table.version(), table.transaction_version("pondfs")) == (5, 3)
+    assert names(store) == {b"f", b"g"}
+    store.close()
+    again = open_pond(path)
+    assert names(again) == {b"f", b"g"}
+    again.close()
+
+
+def test_committing_and_reading_go_on_across_a_foreign_optimize_and_vacuum(
+    path: Path, store: DeltaStore
+) -> None:
+    contents = []
+    for version in range(2, 8):
+        settled = store.commit(make_cut(version, [file_row(version, b"%d" % version, b"f")]))
+        adopt(settled)
+        contents.append(settled.contents[0])
+    assert read_bytes(store, contents[0], 0, 1) == b"2"
+    table = DeltaTable(path)
+    table.optimize.compact()
+    settled = store.commit(make_cut(8, [file_row(8, b"8", b"g")]))
+    assert len(committed(path)) == 2
+    assert [read_bytes(store, content, 0, 1) for content in contents] == [
+        b"%d" % v for v in range(2, 8)
+    ]
+    # What we had open stays readable even when the file's name is gone.
+    DeltaTable(path).vacuum(0, dry_run=False, enforce_retention_duration=False)
+    assert read_bytes(store, contents[0], 0, 1) == b"2"
+    store.close()
+    again = open_pond(path)
+    image = again.load_image()
+    assert image.version == 8
+    assert [read_file(again, image, node) for node in range(7, 9)] == [b"7", b"8"]
+    again.close()
+
+
+def test_rows_deleted_by_another_program_stop_everything(path: Path, store: DeltaStore) -> None:
+    store.commit(make_cut(2, [file_row(10, b"x", b"f")]))
+    # Even the append-only property does not hold back a program that ignores it.
+    (name,) = (n for n in committed(path) if n.encode() in log_entry(path, 2).read_bytes())
+    log_entry(path, 3).write_text(
+        f'{{"remove":{{"path":"{name}","dataChange":true,"deletionTimestamp":1}}}}\n'
+    )
+    cut = make_cut(3, [file_row(11, b"y", b"g")])
+    for _ in range(2):
+        with pytest.raises(ForeignCommit, match="removed rows"):
+            store.commit(cut)
+    assert not log_entry(path, 4).exists()
+    # Undone as the message says, it goes on.
+    log_entry(path, 3).unlink()
+    store.commit(cut)
+    assert names(store) == {b"f", b"g"}
+
+
+def test_another_pondfs_that_passed_the_lock_is_noticed(path: Path, store: DeltaStore) -> None:
+    """flock does not reach across every network filesystem."""
+    copy = path.with_name("copy")
+    shutil.copytree(path, copy)
+    other = open_pond(copy)
+    other.commit(make_cut(2, [file_row(10, b"theirs", b"f")]))
+    for name in [*data_file_names(copy) - data_file_names(path), f"_delta_log/{2:020d}.json"]:
+        shutil.copy(copy / name, path / name)
+    other.close()
+    with pytest.raises(ForeignCommit, match="another pondfs committed version 2"):
+        store.commit(make_cut(2, [file_row(10, b"ours", b"f")]))
+
+
+# --- readers ---
+
+
+def test_a_reader_beside_a_writer_sees_whole_commits(path: Path, store: DeltaStore) -> None:
+    reader = open_reader(path)
+    assert names(reader) == set()
+    store.commit(make_cut(2, [file_row(10, b"x", b"f")]))
+    assert names(reader) == {b"f"}
+    assert read_file(reader, reader.load_image(), 10) == b"x"
+    with pytest.raises(NotPermitted, match="reading only"):
+        reader.commit(make_cut(3, []))
+    with pytest.raises(NotPermitted, match="reading only"):
+        reader.stage(Version(3), 0, [size_row(10, 1)])
+    reader.close()
+
+
+def test_a_second_writer_is_refused(path: Path, store: DeltaStore) -> None:
+    with pytest.raises(PondLocked, match=rf"mounted at /mnt/test by process {os.getpid()}"):
+        open_pond(path)
+
+
+def test_past_versions(store: DeltaStore) -> None:
+    store.commit(make_cut(2, [file_row(10, b"one", b"f")]))
+    store.commit(make_cut(3, [extent_row(10, 0, b"TWO")]))
+    for version, data in ((2, b"one"), (3, b"TWO")):
+        image = store.load_image_at(Version(version))
+        assert image.version == version
+        assert read_file(store, image, 10) == data
+
+
+def test_rows_that_the_log_promises_and_no_file_has(path: Path, store: DeltaStore) -> None:
+    store.commit(make_cut(2, [file_row(10, b"x", b"f")]))
+    store.close()
+    entry = log_entry(path, 2)
+    entry.write_bytes(entry.read_bytes().replace(b'"pondfs","version":2', b'"pondfs","version":9'))
+    again = open_pond(path)
+    with pytest.raises(StoreDamaged, match="up to version 2 only"):
+        again.load_image()
+    again.close()
+
+
+def test_other_engines_read_the_table(path: Path, store: DeltaStore) -> None:
+    data = {b"f%d" % i: os.urandom(1 + i * 997) for i in range(50)}
+    rows = [file_row(10 + i, content, name) for i, (name, content) in enumerate(data.items())]
+    store.commit(make_cut(2, rows[:25]))
+    store.commit(make_cut(3, rows[25:]))
+    expected = {name.decode(): content for name, content in data.items()}
+    frame = pl.read_delta(os.fspath(path)).filter(pl.col("name").is_not_null())
+    assert dict(zip(frame["name"], frame["content"], strict=True)) == expected
+    assert frame["size"].to_list() == [len(content) for content in frame["content"]]
+    assert frame["length"].to_list() == frame["size"].to_list()
+    files = [os.fspath(path / name) for name in committed(path)]
+    found = duckdb.connect().execute(
+        "select name, content from read_parquet(?) where name is not null", [files]
+    )
+    assert dict(found.fetchall()) == expected
+
+
+# --- housekeeping ---
+
+
+def test_strays_are_known_and_removed_only_when_old_enough(path: Path, store: DeltaStore) -> None:
+    left = store.stage(Version(2), 0, [file_row(10, b"x", b"f")])
+    store.close()
+    again = open_pond(path)
+    assert again.strays == [left.file.name]
+    young = again.stage(Version(2), 0, [file_row(10, b"y", b"f")])
+    assert again.remove_strays(3600) == []
+    old = time.time() - 7200
+    for name in data_file_names(path):
+        os.utime(path / name, (old, old))
+    assert again.remove_strays(3600) == [left.file.name]
+    again.commit(make_cut(2, [], first_seq=1, staged=[young.file]))
+    assert names(again) == {b"f"}
+    assert committed(path) == data_file_names(path)
+    again.close()
+    with pytest.raises(NotPermitted, match="reading only"):
+        open_reader(path).remove_strays(0)
+
+
+def test_closing_twice_and_free_space(path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    store = new_pond(path)
+    assert store.statvfs().f_blocks > 0
+    store.close()
+    store.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_cut_is_never_changed(store: DeltaStore) -> None:
+    cut: Cut = make_cut(2, [file_row(10, b"x", b"f")])
+    rows = list(cut.rows)
+    store.commit(cut)
+    assert cut.rows == rows
+    assert cut.staged == []
+    assert store.load_image().find_node(NodeId(10)) is not None
