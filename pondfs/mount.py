@@ -267,15 +267,13 @@ async def _run(
 
 
 async def _obey_signals(vfs: "Vfs", session: "Session") -> None:
-    """SIGTERM and SIGINT end the mount in order; the second one gives up a commit that fails."""
+    """SIGTERM, SIGINT and SIGHUP end the mount in order; a second one gives up a failing commit."""
     import trio
 
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
             ending = False
             async for number in signals:
-                if number == signal.SIGHUP:
-                    continue  # the terminal went away; the mount is for more than one terminal
                 log.info("%s: unmounting", signal.Signals(number).name)
                 if not ending:
                     ending = True

@@ -33,14 +33,13 @@ def _sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Clear away what a killed test session left mounted, and everything of this one at its end.
 
     Another session may be running: its directory is left alone as long as the process in its
-    ``.lock`` file lives.
+    ``.lock`` file lives. With ``--basetemp`` the neighbours are nobody's we know.
     """
     base = tmp_path_factory.getbasetemp()
-    for session in base.parent.iterdir():
-        if session == base or session.is_symlink() or not session.is_dir():
-            continue
-        if not _is_running(session / ".lock"):
-            harness.sweep(session)
+    if base.parent.name.startswith("pytest-of-"):
+        for session in base.parent.glob("pytest-[0-9]*"):
+            if session != base and not _is_running(session / ".lock"):
+                harness.sweep(session)
     yield
     left = harness.sweep(base)
     assert not left, f"tests left mounts behind: {left}"

@@ -1,61 +1,30 @@
-"""Writing one data file: rows to Parquet, and where each content ended up.
-
-The layout is made for reading one value by one system call (see `pages.py`): uncompressed, PLAIN,
-no dictionary, row groups of about 8 MiB of content.
-
-Why not one row per page, as first planned: it costs 2.6 s instead of 0.02 s for 100,000 rows of
-metadata and 830 bytes more per row. `write_batch_size=1` with pages of 1 KiB: 0.17 s. With the
-row lengths in a column of their own the place of each value is known in pages of any size, so the
-writer's own batches of 1,024 rows stay, and locating a row group is the walk of one or two page
-headers (measured 2026-11: 1 row 0.25 ms and 2.9 kB; 5,000 × 4 KiB 12.5 ms against 27 and 141 ms;
-64 × 1 MiB 40 ms either way).
-"""
+"""Writing one data file: row groups of rows, and where each content ended up."""
 
 import json
-import mmap
 import os
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from pondfs.errors import StoreDamaged
 from pondfs.extent import Content
 from pondfs.node import Version, format_node_id
 from pondfs.oplog import Row
 from pondfs.store.faults import fault
-from pondfs.store.pages import locate_values
-from pondfs.store.rows import to_batch
-from pondfs.store.schema import CONTENT_INDEX, SCHEMA, STATISTICS
+from pondfs.store.parquet import ParquetWriter, Part
+from pondfs.store.rows import encode
+from pondfs.store.schema import STATISTICS
 
 ROW_GROUP_CONTENT_BYTES = 8 << 20
-"""Content per row group: what a reader without our positions has to read for one value, and what
-a writer holds twice more in memory."""
+"""Content per row group: what a reader without our positions has to read for one value."""
 
 ROW_GROUP_ROWS = 1 << 16
 """Most rows in a row group, so that groups of small rows can still be skipped by statistics."""
 
-IN_MEMORY_BYTES = 1 << 20
-"""Files smaller than this are built in memory and written by one system call."""
+_BUFFER_BYTES = 1 << 20
+"""Small files are written by one system call, larger ones in pieces of at least this."""
 
-ROW_BYTES = 256
-"""What a row takes besides its content and name, about (200 measured)."""
-
-_OPTIONS: dict[str, Any] = {
-    "compression": "NONE",
-    "use_dictionary": False,
-    "write_statistics": list(STATISTICS),
-    "write_page_checksum": True,
-    "data_page_version": "1.0",
-    "data_page_size": 1 << 16,
-    "write_batch_size": 1024,
-    # The Arrow schema would be 2 kB more in every file; Parquet's own types say all we need.
-    "store_schema": False,
-}
+_MOST_PARTS = 1024  # IOV_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,24 +51,17 @@ def write_data_file(store: str, version: Version, first_seq: int, rows: Sequence
     """
     name = f"{uuid.uuid4()}.parquet"
     path = os.path.join(store, name)
-    groups = list(_row_groups(rows))
-    total = sum(r.content.length for r in rows if r.content is not None)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    positions: list[int] = []
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        if total + ROW_BYTES * len(rows) < IN_MEMORY_BYTES:
-            sink = pa.BufferOutputStream()
-            metadata = _write_parquet(sink, version, first_seq, rows, groups)
-            # Arrow's buffers count as signed bytes.
-            buffer = memoryview(sink.getvalue()).cast("B")
-            size = len(buffer)
-            positions = _positions(buffer, metadata, rows, groups, name)
-            _write_all(fd, buffer)
-        else:
-            with pa.OSFile(path, "wb") as sink:
-                metadata = _write_parquet(sink, version, first_seq, rows, groups)
-            size = os.fstat(fd).st_size
-            with mmap.mmap(fd, size, prot=mmap.PROT_READ) as mapped:
-                positions = _positions(mapped, metadata, rows, groups, name)
+        sink = _Sink(fd)
+        writer = ParquetWriter(sink.write)
+        for start, stop in _row_groups(rows):
+            pages, places = encode(version, first_seq + start, rows[start:stop])
+            body = writer.write_group(stop - start, pages)
+            positions.extend([body + place for place in places])
+        writer.finish()
+        sink.flush()
         fault("data-file:fsync")
         os.fsync(fd)
     except BaseException:
@@ -109,10 +71,33 @@ def write_data_file(store: str, version: Version, first_seq: int, rows: Sequence
         os.close(fd)
     numbers = [i for i, row in enumerate(rows) if row.content is not None]
     contents = [row.content for row in rows if row.content is not None]
-    return Written(
-        name, size, _stats(version, rows), contents, numbers,
-        positions[numbers].tolist(),
-    )  # fmt: skip
+    return Written(name, writer.offset, _stats(version, rows), contents, numbers, positions)
+
+
+class _Sink:
+    """Collects what is to be written and hands it over in few system calls, uncopied."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._parts: list[Part] = []
+        self._size = 0
+
+    def write(self, parts: Sequence[Part]) -> None:
+        self._parts.extend(parts)
+        self._size += sum(map(len, parts))
+        if self._size >= _BUFFER_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        parts, self._parts, self._size = self._parts, [], 0
+        for start in range(0, len(parts), _MOST_PARTS):
+            some = parts[start : start + _MOST_PARTS]
+            left = sum(map(len, some)) - os.writev(self._fd, some)
+            if left:
+                # Rare: the disk is nearly full, or a signal came. The next call tells which.
+                rest = memoryview(b"".join(some))[-left:]
+                while rest:
+                    rest = rest[os.write(self._fd, rest) :]
 
 
 def unlink_quietly(path: str) -> None:
@@ -134,51 +119,6 @@ def _row_groups(rows: Sequence[Row]) -> Iterator[tuple[int, int]]:
             start, held = i, 0
         held += size
     yield start, len(rows)
-
-
-def _write_parquet(
-    sink: Any,
-    version: Version,
-    first_seq: int,
-    rows: Sequence[Row],
-    groups: list[tuple[int, int]],
-) -> pq.FileMetaData:
-    writer = pq.ParquetWriter(sink, SCHEMA, **_OPTIONS)
-    try:
-        # One group's Arrow copy at a time, so that memory stays bounded.
-        for start, stop in groups:
-            batch = to_batch(version, first_seq + start, rows[start:stop])
-            writer.write_table(pa.Table.from_batches([batch]), row_group_size=stop - start)
-    except BaseException:
-        # Closing would write a footer; the file is thrown away.
-        writer.is_open = False
-        raise
-    writer.close()
-    return writer.writer.metadata
-
-
-def _positions(
-    buffer: Any,
-    metadata: pq.FileMetaData,
-    rows: Sequence[Row],
-    groups: list[tuple[int, int]],
-    name: str,
-) -> np.ndarray[Any, np.dtype[np.int64]]:
-    positions = np.empty(len(rows), np.int64)
-    for number, (start, stop) in enumerate(groups):
-        chunk = metadata.row_group(number).column(CONTENT_INDEX)
-        begin = chunk.data_page_offset
-        lengths = [0 if r.content is None else r.content.length for r in rows[start:stop]]
-        found = locate_values(buffer, begin, begin + chunk.total_compressed_size, lengths, name)
-        if found is None:
-            raise StoreDamaged(f"data file {name} was not laid out as asked for (pyarrow changed?)")
-        positions[start:stop] = found
-    return positions
-
-
-def _write_all(fd: int, buffer: memoryview) -> None:
-    while buffer:
-        buffer = buffer[os.write(fd, buffer) :]
 
 
 def _stats(version: Version, rows: Sequence[Row]) -> str:

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from pondfs.errors import StoreDamaged
 from pondfs.store.content import DataFile
 from pondfs.store.layout import FileBytes, find_groups
-from pondfs.store.pages import Buffer, Positions, locate_values
+from pondfs.store.pages import Positions, locate_values
 from pondfs.store.schema import SCHEMA
+from pondfs.store.thrift import Buffer
 
 SMALL_FILE_BYTES = 256 << 10
 """Files up to this size are read by one system call: most files of a busy pond hold one row."""

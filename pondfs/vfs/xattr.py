@@ -13,12 +13,29 @@ XATTR_SIZE_MAX = 65536
 XATTR_LIST_MAX = 65536
 """Limits of the kernel (include/uapi/linux/limits.h)."""
 
+NAMESPACES = (b"user.", b"trusted.", b"security.")
+
+
+def check_name(name: bytes) -> None:
+    """Refuse a name outside the namespaces Linux has; who may use which is the kernel's business.
+
+    Raises: FileError EOPNOTSUPP, EINVAL (a namespace and nothing after it), ERANGE.
+    """
+    if name not in (acl.ACCESS, acl.DEFAULT):
+        if not name.startswith(NAMESPACES):
+            raise FileError(errno.EOPNOTSUPP)
+        if name in NAMESPACES:
+            raise FileError(errno.EINVAL)
+    if len(name) > XATTR_NAME_MAX:
+        raise FileError(errno.ERANGE)
+
 
 class Xattrs(VfsBase):
-    """The operations on extended attributes. Namespaces are checked by the kernel."""
+    """The operations on extended attributes."""
 
     def getxattr(self, node_id: NodeId, name: bytes) -> bytes:
-        """Return the value. Raises: FileError ENODATA."""
+        """Return the value. Raises: FileError ENODATA, or as `check_name`."""
+        check_name(name)
         xattrs = self.nodes.get(node_id).xattrs
         if xattrs is None or name not in xattrs:
             raise FileError(errno.ENODATA)
@@ -31,11 +48,10 @@ class Xattrs(VfsBase):
     def setxattr(self, node_id: NodeId, name: bytes, value: bytes) -> None:
         """Set the value; an access ACL sets the mode's group bits too.
 
-        Raises: FileError ERANGE, E2BIG, ENOSPC (more than the kernel can list), EROFS.
+        Raises: FileError E2BIG, ENOSPC (more than the kernel can list), EROFS, or as `check_name`.
         """
         self.may_grow()
-        if len(name) > XATTR_NAME_MAX:
-            raise FileError(errno.ERANGE)
+        check_name(name)
         if len(value) > XATTR_SIZE_MAX:
             raise FileError(errno.E2BIG)
         node = self.nodes.get(node_id)
@@ -60,6 +76,7 @@ class Xattrs(VfsBase):
     def removexattr(self, node_id: NodeId, name: bytes) -> None:
         """Remove the attribute. Raises: FileError ENODATA, EROFS."""
         self.may_change()
+        check_name(name)
         node = self.nodes.get(node_id)
         if node.xattrs is None or name not in node.xattrs:
             raise FileError(errno.ENODATA)

@@ -114,7 +114,7 @@ class Load:
             yield action
 
     def _length(self) -> int:
-        return self.rng.choice([0, 1, 700, 4096, 9000, 9000, 70_000])
+        return self.rng.choice([0, 1, 700, 700, 4096, 9000, 9000, 9000, 70_000, 700_000])
 
     def _seed(self) -> int:
         return self.rng.getrandbits(40)

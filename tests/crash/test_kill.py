@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from tests.crash.journal import (
     snapshot,
 )
 from tests.crash.system_calls import attached
-from tests.mount.harness import PondMount, detach, wait_until
+from tests.mount.harness import PondMount, detach, wait_gone, wait_until
 
 ROUNDS = 50
 # Steps of the load before the kill: some rounds end in the first steps, most amid many commits.
@@ -209,10 +210,13 @@ def test_fifty_kills_lose_nothing(pond_unmounted: PondMount, tmp_path: Path) -> 
     rng = random.Random(2)
     acknowledged = 0
     for number in range(ROUNDS):
+        pid = pond.pid  # looked up while the daemon is idle: so the kill itself takes no time
         work = Work(pond.mnt, tmp_path, number, with_commits=number % 2 == 1)
         try:
             work.wait_for_steps(rng.randrange(1, MOST_STEPS))
-            pond.kill()
+            os.kill(pid, signal.SIGKILL)
+            wait_gone(pid)
+            detach(pond.mnt)
             journal = work.end()
         finally:
             work.process.kill()
@@ -291,3 +295,74 @@ def test_a_kill_at_each_step_of_a_commit(
     sync(pond.mnt / "next")
     pond.umount()
     assert_dense(pond.store)
+
+
+MIB = 1 << 20
+# More than the daemon holds in memory, so that some is staged before anybody commits.
+STAGED_BYTES = 96 * MIB
+
+
+def test_a_kill_while_much_is_staged(pond_unmounted: PondMount) -> None:
+    """Data files written early for a commit that never came change nothing, once or many times.
+
+    Then the same bytes, committed: all of them are there, however they reached the disk.
+    """
+    pond = pond_unmounted.mount("commit=3600")
+    big = pond.mnt / "big"
+    write_over(big, 1)
+    sync(big)
+    for number in (2, 3):
+        pid, files = pond.pid, data_files_on_disk(pond.store)
+
+        def is_staged(known: set[str] = files) -> bool:
+            return data_files_on_disk(pond.store) > known
+
+        write_over(big, number)
+        (pond.mnt / f"new{number}").write_bytes(b"never committed")
+        wait_until(is_staged, "content is staged")
+        os.kill(pid, signal.SIGKILL)
+        wait_gone(pid)
+        detach(pond.mnt)
+        pond.mount("commit=3600")
+        assert os.listdir(pond.mnt) == ["big"]
+        assert is_filled(big, 1)
+    write_over(big, 4)
+    os.truncate(big, STAGED_BYTES // 2)
+    sync(big)
+    pid = pond.pid
+    os.kill(pid, signal.SIGKILL)
+    wait_gone(pid)
+    detach(pond.mnt)
+    pond.mount("commit=3600")
+    assert big.stat().st_size == STAGED_BYTES // 2
+    assert is_filled(big, 4)
+    pond.umount()
+    assert_dense(pond.store)
+
+
+def data_files_on_disk(store: Path) -> set[str]:
+    """Return the names of all data files, whether or not the log knows them."""
+    return {path.name for path in store.glob("*.parquet")}
+
+
+def write_over(path: Path, number: int) -> None:
+    """Fill a file with blocks that say *number* and where they are."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+    try:
+        for offset in range(0, STAGED_BYTES, MIB):
+            os.pwrite(fd, block(number, offset), offset)
+    finally:
+        os.close(fd)
+
+
+def block(number: int, offset: int) -> bytes:
+    """Return the MiB that :func:`write_over` writes at *offset*."""
+    return b"%07d %07d\n" % (number, offset // MIB) * (MIB // 16)
+
+
+def is_filled(path: Path, number: int) -> bool:
+    """Say whether every block of the file is :func:`write_over`'s of *number*."""
+    with path.open("rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        offsets = range(0, size, MIB)
+        return all(os.pread(file.fileno(), MIB, at) == block(number, at) for at in offsets)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from tests.mount.place import Place
 
 SharedPond = Callable[[tuple[str, ...]], PondMount]
 
+_numbers = count(1)  # names of tests may differ in nothing but punctuation
 # allow_other, so that tests may act as another user.
 DEFAULT_OPTIONS = ("allow_other",)
 
@@ -93,7 +95,8 @@ def place(
         return
     marker = request.node.get_closest_marker("mount_options")
     pond = shared_pond(marker.args if marker else DEFAULT_OPTIONS)
-    directory = pond.mnt / re.sub(r"\W+", "_", request.node.name)[:200]
+    name = re.sub(r"\W+", "_", request.node.name)[:200]
+    directory = pond.mnt / f"{name}{next(_numbers)}"
     directory.mkdir()
     seen = len(pond.daemon_log())
     yield Place(directory, pond)

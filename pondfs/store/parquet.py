@@ -1,0 +1,232 @@
+"""Writing Parquet: just what one schema needs, and no copy of the content on the way.
+
+Why not pyarrow: on the way through it a content is copied three times, into memory that has to be
+faulted in each time, which is what a big write then mostly costs; and for a commit of one row it
+takes 0.45 ms of a 1.5 ms budget. Here contents go from where they are to the file by `writev`, and
+one row takes 0.15 ms (measured 2026-11). pyarrow, Polars and DuckDB read it back in the tests.
+
+The layout, made for reading one value by one system call: uncompressed, PLAIN, no dictionary, one
+data page (v1, with checksum) per column and row group. With the row lengths in a column of their
+own the place of every value follows from that of its page. (One row per page, as first planned,
+costs 830 bytes more per row and 100 times the time for rows without content.)
+
+Source: parquet-format: README, parquet.thrift, Encodings.
+"""
+
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from pondfs import __version__
+from pondfs.store.schema import COLUMNS, Column
+from pondfs.store.thrift import BINARY, I16, I32, I64, LIST, STRUCT, TRUE, binary, integer, sequence
+from pondfs.store.thrift import struct as thrift_struct
+
+MAGIC = b"PAR1"
+
+# Values of parquet.thrift's enums.
+_BOOLEAN, _INT32, _INT64, _BYTE_ARRAY = 0, 1, 2, 6
+_REQUIRED, _OPTIONAL = 0, 1
+_PLAIN, _RLE = 0, 3
+_UTF8, _TIMESTAMP_MICROS = 0, 10
+_UNCOMPRESSED = 0
+_DATA_PAGE = 0
+_STRING_TYPE = 1  # fields of the union LogicalType
+_TIMESTAMP_TYPE = 8
+_MICROS_UNIT = 2
+
+Part = bytes | memoryview
+
+
+class Page(NamedTuple):
+    """One column of one row group, encoded.
+
+    Attributes:
+        parts: the page's bytes, in pieces, so that contents need not be copied together.
+        nulls: how many of its values are null.
+        low: its smallest value as PLAIN bytes without length, or None for no statistics.
+        high: its largest.
+    """
+
+    parts: Sequence[Part]
+    nulls: int = 0
+    low: bytes | None = None
+    high: bytes | None = None
+
+
+class _Chunk(NamedTuple):
+    column: int
+    offset: int
+    size: int
+    page: Page
+
+
+class _Group(NamedTuple):
+    rows: int
+    offset: int
+    size: int
+    chunks: list[_Chunk]
+
+
+class ParquetWriter:
+    """Writes one file: `write_group` for each row group, then `finish`.
+
+    Attributes:
+        offset: bytes written so far.
+    """
+
+    def __init__(self, write: Callable[[Sequence[Part]], None]) -> None:
+        self._write = write
+        self._groups: list[_Group] = []
+        self.offset = 0
+        self._put([MAGIC])
+
+    def write_group(self, rows: int, pages: Sequence[Page]) -> int:
+        """Write a row group: a page for each of the schema's columns, in order.
+
+        Returns: where the last column's page body begins, behind its header.
+        """
+        start = self.offset
+        chunks: list[_Chunk] = []
+        body = 0
+        parts: list[Part] = []
+        at = start
+        for column, page in enumerate(pages):
+            size = crc = 0
+            for part in page.parts:
+                size += len(part)
+                crc = zlib.crc32(part, crc)
+            header = _page_header(rows, size, crc)
+            parts.append(header)
+            parts.extend(page.parts)
+            body = at + len(header)
+            chunks.append(_Chunk(column, at, len(header) + size, page))
+            at = body + size
+        self._put(parts)
+        self._groups.append(_Group(rows, start, at - start, chunks))
+        return body
+
+    def finish(self) -> None:
+        """Write the footer: without it there is no Parquet file."""
+        rows = sum(group.rows for group in self._groups)
+        footer = thrift_struct(
+            (1, I32, integer(2)),
+            (2, LIST, _SCHEMA),
+            (3, I64, integer(rows)),
+            (4, LIST, sequence(STRUCT, map(_row_group, self._groups, range(len(self._groups))))),
+            (6, BINARY, binary(f"pondfs version {__version__}".encode())),
+            (7, LIST, _COLUMN_ORDERS),
+        )
+        self._put([footer, len(footer).to_bytes(4, "little"), MAGIC])
+
+    def _put(self, parts: Sequence[Part]) -> None:
+        self._write(parts)
+        self.offset += sum(map(len, parts))
+
+
+def _page_header(values: int, size: int, crc: int) -> bytes:
+    signed = crc - (1 << 32) if crc >> 31 else crc
+    number = integer(size)
+    data_page = thrift_struct(
+        (1, I32, integer(values)), (2, I32, _PLAIN_CODE), (3, I32, _RLE_CODE), (4, I32, _RLE_CODE)
+    )
+    return thrift_struct(
+        (1, I32, _DATA_PAGE_CODE),
+        (2, I32, number),
+        (3, I32, number),
+        (4, I32, integer(signed)),
+        (5, STRUCT, data_page),
+    )
+
+
+def _row_group(group: _Group, ordinal: int) -> bytes:
+    size = integer(group.size)
+    chunks = [_column_chunk(chunk, group.rows) for chunk in group.chunks]
+    fields = [
+        (1, LIST, sequence(STRUCT, chunks)),
+        (2, I64, size),
+        (3, I64, integer(group.rows)),
+        (5, I64, integer(group.offset)),
+        (6, I64, size),
+    ]
+    # The ordinal is optional and has 16 bits; nobody will miss it beyond.
+    if ordinal < 1 << 15:
+        fields.append((7, I16, integer(ordinal)))
+    return thrift_struct(*fields)
+
+
+def _column_chunk(chunk: _Chunk, rows: int) -> bytes:
+    size, offset = integer(chunk.size), integer(chunk.offset)
+    page = chunk.page
+    kind, path = _COLUMN_CODES[chunk.column]
+    fields = [
+        (1, I32, kind),
+        (2, LIST, _ENCODINGS),
+        (3, LIST, path),
+        (4, I32, _UNCOMPRESSED_CODE),
+        (5, I64, integer(rows)),
+        (6, I64, size),
+        (7, I64, size),
+        (9, I64, offset),
+    ]
+    if page.low is not None and page.high is not None:
+        statistics = thrift_struct(
+            (3, I64, integer(page.nulls)),
+            (5, BINARY, binary(page.high)),
+            (6, BINARY, binary(page.low)),
+        )
+        fields.append((12, STRUCT, statistics))
+    return thrift_struct((2, I64, offset), (3, STRUCT, thrift_struct(*fields)))
+
+
+def _physical_type(column: Column) -> int:
+    kinds = {
+        pa.bool_(): _BOOLEAN,
+        pa.int32(): _INT32,
+        pa.int64(): _INT64,
+        pa.timestamp("us", "UTC"): _INT64,
+        pa.string(): _BYTE_ARRAY,
+        pa.binary(): _BYTE_ARRAY,
+    }
+    return kinds[column.arrow]
+
+
+def _schema_element(column: Column) -> bytes:
+    fields: list[tuple[int, int, bytes]] = [
+        (1, I32, integer(_physical_type(column))),
+        (3, I32, integer(_OPTIONAL if column.nullable else _REQUIRED)),
+        (4, BINARY, binary(column.name.encode())),
+    ]
+    empty = thrift_struct()
+    if column.arrow == pa.string():
+        fields.append((6, I32, integer(_UTF8)))
+        fields.append((10, STRUCT, thrift_struct((_STRING_TYPE, STRUCT, empty))))
+    elif pa.types.is_timestamp(column.arrow):
+        # A bool field has its value in its type.
+        unit = thrift_struct((_MICROS_UNIT, STRUCT, empty))
+        timestamp = thrift_struct((1, TRUE, b""), (2, STRUCT, unit))
+        fields.append((6, I32, integer(_TIMESTAMP_MICROS)))
+        fields.append((10, STRUCT, thrift_struct((_TIMESTAMP_TYPE, STRUCT, timestamp))))
+    return thrift_struct(*fields)
+
+
+def _schema() -> bytes:
+    root = thrift_struct((4, BINARY, binary(b"schema")), (5, I32, integer(len(COLUMNS))))
+    return sequence(STRUCT, [root, *map(_schema_element, COLUMNS)])
+
+
+# What is the same in every file.
+_PLAIN_CODE, _RLE_CODE = integer(_PLAIN), integer(_RLE)
+_DATA_PAGE_CODE, _UNCOMPRESSED_CODE = integer(_DATA_PAGE), integer(_UNCOMPRESSED)
+_ENCODINGS = sequence(I32, [_PLAIN_CODE, _RLE_CODE])
+_SCHEMA = _schema()
+# Type-defined order for each column: without it readers must not trust low and high.
+_COLUMN_ORDERS = sequence(
+    STRUCT, [thrift_struct((1, STRUCT, thrift_struct()))] * len(COLUMNS)
+)  # fmt: skip
+_COLUMN_CODES: list[tuple[Any, Any]] = [
+    (integer(_physical_type(column)), sequence(BINARY, [binary(column.name.encode())]))
+    for column in COLUMNS
+]
