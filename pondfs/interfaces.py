@@ -87,11 +87,3 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Let go of files and of the writer lock."""
-
-
-class Invalidator(Protocol):
-    """Tells the kernel to drop what it cached. Blocks: call from a worker thread only."""
-
-    def invalidate_entry(self, directory: NodeId, name: bytes) -> None: ...
-
-    def invalidate_node(self, node_id: NodeId) -> None: ...

@@ -22,7 +22,6 @@ from pondfs.mountinfo import find_pond_at
 from pondfs.options import MountOptions, check_places
 
 if TYPE_CHECKING:
-    from pondfs.control.protocol import socket_path
     from pondfs.fuse.session import Session
     from pondfs.store import DeltaStore
     from pondfs.vfs.vfs import Vfs
@@ -200,7 +199,9 @@ def _open_store(options: MountOptions, socket: Path) -> "DeltaStore":
     deadline = time.monotonic() + HANDOVER_S
     while True:
         try:
-            return store.open_writer(path, mountpoint=os.fspath(options.mountpoint), socket=os.fspath(socket))
+            return store.open_writer(
+                path, mountpoint=os.fspath(options.mountpoint), socket=os.fspath(socket)
+            )
         except PondLocked as error:
             holder = getattr(error, "mountpoint", None)
             if not holder or find_pond_at(holder) is not None or time.monotonic() > deadline:

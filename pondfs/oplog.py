@@ -3,6 +3,10 @@
 The oplog is the Delta table. ``store/schema.py`` says how each field lies in a column.
 """
 
+import functools
+import getpass
+import os
+import platform
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -46,13 +50,22 @@ class Row(NamedTuple):
     content: Content | None = None
 
 
+@functools.cache
+def _user_name() -> str:
+    """Return the name of the user we run as; its number where it has no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
 @dataclass(slots=True)
 class Summary:
     """Who made a version, and what it did: the ``commit`` row's metadata."""
 
     message: str = ""
-    user: str = ""
-    host: str = ""
+    user: str = field(default_factory=_user_name)
+    host: str = field(default_factory=platform.node)
     operations: int = 0
     nodes_created: int = 0
     nodes_changed: int = 0

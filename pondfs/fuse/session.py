@@ -17,7 +17,6 @@ import trio
 from pondfs.errors import MountFailed, SystemFailure
 from pondfs.fuse import loop
 from pondfs.fuse.operations import Operations
-from pondfs.node import NodeId
 from pondfs.options import MountOptions
 from pondfs.vfs.vfs import Vfs
 
@@ -40,7 +39,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class _Bytes(str):
-    """An option with bytes beyond ASCII: pyfuse3 encodes options as ASCII, Linux paths are bytes."""
+    """An option with bytes beyond ASCII, which is all that pyfuse3 would encode."""
 
     __slots__ = ()
 
@@ -134,20 +133,6 @@ class Session:
         # Only root may; others keep the kernel's default.
         with contextlib.suppress(OSError):
             Path(bdi).write_text(str(READ_AHEAD_KB))
-
-
-class KernelCache:
-    """`interfaces.Invalidator`: drops what the kernel cached. Blocks: worker threads only."""
-
-    def invalidate_entry(self, directory: NodeId, name: bytes) -> None:
-        """Have the kernel look the name up again."""
-        with contextlib.suppress(FileNotFoundError):
-            pyfuse3.invalidate_entry(directory, name)
-
-    def invalidate_node(self, node_id: NodeId) -> None:
-        """Have the kernel ask for attributes and content again."""
-        with contextlib.suppress(FileNotFoundError):
-            pyfuse3.invalidate_inode(node_id)
 
 
 def unmount_lazily(mountpoint: str) -> None:

@@ -1,16 +1,18 @@
 """The oplog on disk: rows become data files, data files become commits, commits become images.
 
-The only place that imports deltalake (to create a table; everything else is in ours to keep fast
-and durable) and, with `query`, pyarrow. No trio: everything here blocks and is called from
+The only place that imports deltalake (to create a table; what a mounted pond does is done here, to
+be fast and durable) and, with `query`, pyarrow (to read data files; writing is done here too). No trio: everything here blocks and is called from
 threads. In reading order:
 
 - ``schema``: the table's columns, each explained
-- ``rows``: row records to Arrow columns
-- ``pages`` ``datafile``: writing one Parquet file, and where each content lies in it
+- ``rows``: row records to encoded columns
+- ``thrift`` ``parquet`` ``datafile``: encoded columns to one Parquet file, and where each content
+  lies in it
 - ``commit``: publishing: one log entry, whole and durable or not there
-- ``deltalog``: reading the log, checking that it is whole
+- ``deltalog`` ``checkpoint``: reading the log, checking that it is whole; keeping it short
 - ``table``: creating and opening the table; what a crash left
 - ``lock``: one writer
+- ``layout`` ``pages``: where the contents lie in a file that is there already
 - ``content``: reading contents by one system call
 - ``scan`` ``fold`` ``image``: all rows to the tree at one version
 - ``files`` ``log``: handles of data files; the list of versions

@@ -1,9 +1,10 @@
 """Writing Parquet: just what one schema needs, and no copy of the content on the way.
 
 Why not pyarrow: on the way through it a content is copied three times, into memory that has to be
-faulted in each time, which is what a big write then mostly costs; and for a commit of one row it
-takes 0.45 ms of a 1.5 ms budget. Here contents go from where they are to the file by `writev`, and
-one row takes 0.15 ms (measured 2026-11). pyarrow, Polars and DuckDB read it back in the tests.
+faulted in each time, which is what a big write then mostly costs. Here contents go from where they
+are to the file by `writev`. Measured 2026-11, with pyarrow in brackets: 32 x 1 MiB written and
+fsynced 31 ms (70 to 120); a commit's one row encoded 0.18 ms (0.45); 100,000 rows without content
+150 ms (240) and 159 bytes each (200). pyarrow, Polars, DuckDB and delta-rs read it in the tests.
 
 The layout, made for reading one value by one system call: uncompressed, PLAIN, no dictionary, one
 data page (v1, with checksum) per column and row group. With the row lengths in a column of their

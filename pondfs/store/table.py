@@ -240,7 +240,10 @@ def _set_aside(store: str, head: int, reason: str) -> str:
     aside = os.path.join(store, POND_DIR, SET_ASIDE_DIR)
     os.makedirs(aside, 0o700, exist_ok=True)
     target = os.path.join(aside, f"{name}.{time.time_ns()}")
-    os.rename(os.path.join(log_dir, name), target)
+    # A copy, not a rename: `_pond/` may be a link to another disk.
+    shutil.copyfile(os.path.join(log_dir, name), target)
+    fsync_path(target)
+    os.unlink(os.path.join(log_dir, name))
     fsync_path(aside)
     fsync_path(os.path.dirname(aside))
     fsync_path(log_dir)

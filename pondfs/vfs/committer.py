@@ -9,11 +9,8 @@ after a pause that doubles. Nothing later is cut before it has arrived, so versi
 """
 
 import errno
-import getpass
 import logging
 import math
-import os
-import platform
 import time
 from dataclasses import dataclass, field
 
@@ -66,14 +63,6 @@ class LastCommit:
     operations: int
 
 
-def user_name() -> str:
-    """Return the name of the user the daemon runs as; its number where it has no name."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return str(os.getuid())
-
-
 class Committer:
     """Makes versions of what is pending."""
 
@@ -95,8 +84,6 @@ class Committer:
         self.failure: PondError | None = None
         self.failure_errno = 0
         self.refuses_growth = False
-        self._user = user_name()
-        self._host = platform.node()
         self._wake = trio.Event()
         self._room = trio.Event()
         self._ticket = Ticket()
@@ -257,7 +244,7 @@ class Committer:
             self._open_room()
 
     def _make_cut(self, message: str) -> bool:
-        summary = Summary(message=message, user=self._user, host=self._host)
+        summary = Summary(message=message)
         pending = self._pending
         self._cut = pending.cut(Version(self.version + 1), time.time_ns(), summary)
         if self._cut is None:

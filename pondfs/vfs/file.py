@@ -173,9 +173,9 @@ class Files(Attributes):
         pending.bytes += length - freed
         if offset + length > node.size:
             node.size = offset + length
-        # No time is set: with the writeback cache the kernel stamps the write(2) itself and tells by
-        # setattr, unless nothing changed. A stamp from here, later than its own, would be news to
-        # it only after a remount.
+        # No time is set: with the writeback cache the kernel stamps the write(2) itself and tells
+        # by setattr, unless nothing changed. A stamp from here, later than its own, would be news
+        # to it only after a remount.
         pending.touch(node)
         if self.committer.wants_content:
             self.committer.wake()

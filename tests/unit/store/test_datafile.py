@@ -70,6 +70,18 @@ def test_a_hundred_thousand_rows(tmp_path: Path) -> None:
     assert metadata.num_row_groups == 2
 
 
+def test_a_write_cut_short_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.writev
+
+    def short(fd: int, parts: list[bytes]) -> int:
+        return real(fd, [b"".join(parts)[:1000]])
+
+    monkeypatch.setattr(os, "writev", short)
+    check(tmp_path, [extent_row(2, i, os.urandom(3000)) for i in range(2000)])
+
+
 def test_only_what_files_are_skipped_by_has_statistics(tmp_path: Path) -> None:
     group = check(tmp_path, [file_row(2, b"x", b"n")]).row_group(0)
     columns = [group.column(i) for i in range(group.num_columns)]

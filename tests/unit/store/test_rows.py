@@ -1,15 +1,21 @@
 import json
+import os
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
-from hypothesis import given
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pondfs.entry import encode_name
 from pondfs.extent import Content
 from pondfs.node import FILE_TYPES, ROOT, Version, format_node_id
 from pondfs.oplog import Row
-from pondfs.store.rows import commit_row, hex_ids, to_batch
+from pondfs.store.datafile import write_data_file
+from pondfs.store.rows import COPY_BELOW_BYTES, commit_row, encode
 from pondfs.store.schema import SCHEMA
 from tests.unit.store.support import DIRECTORY, FILE, SYMLINK, attr, make_cut
 
@@ -83,17 +89,57 @@ def plain(row: Row, version: int, seq: int) -> dict[str, Any]:
     }
 
 
-@given(st.lists(rows(), min_size=1, max_size=6), st.integers(0, 1000))
-def test_columns_hold_what_the_rows_say(some: list[Row], first_seq: int) -> None:
-    batch = to_batch(Version(42), first_seq, some)
-    assert batch.schema.equals(SCHEMA)
-    batch.validate(full=True)
-    assert batch.to_pylist() == [plain(row, 42, first_seq + i) for i, row in enumerate(some)]
+def read_back(tmp_path: Path, some: list[Row], first_seq: int = 0) -> pa.Table:
+    """The rows after a trip through a file, as pyarrow reads it."""
+    written = write_data_file(os.fspath(tmp_path), Version(42), first_seq, some)
+    path = tmp_path / written.name
+    with pq.ParquetFile(path, page_checksum_verification=True) as parquet:
+        table = parquet.read()
+    path.unlink()
+    table.validate(full=True)
+    return table
 
 
-@given(st.lists(ids, min_size=1))
-def test_ids_are_16_hex_digits(some: list[int]) -> None:
-    assert hex_ids(some).to_pylist() == [format_node_id(node) for node in some]
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.lists(rows(), min_size=1, max_size=20), st.integers(0, 1000))
+def test_columns_hold_what_the_rows_say(tmp_path: Path, some: list[Row], first_seq: int) -> None:
+    table = read_back(tmp_path, some, first_seq)
+    assert table.schema.equals(SCHEMA)
+    assert table.to_pylist() == [plain(row, 42, first_seq + i) for i, row in enumerate(some)]
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 63, 64, 65, 127, 128, 5000])
+def test_columns_of_every_pattern_of_nulls(tmp_path: Path, count: int) -> None:
+    """Levels and bits come in groups of eight, run lengths in sevens of bits."""
+    for step in (1, 2, 3, count):
+        some = [
+            Row(
+                "update", 0, 1, 2 + i, FILE,
+                None if i % step else b"n" * (i % 300), i % step == 0,
+                None if i % step else attr(size=i), None if i % step else i,
+            )
+            for i in range(count)
+        ]  # fmt: skip
+        assert read_back(tmp_path, some).to_pylist() == [
+            plain(r, 42, i) for i, r in enumerate(some)
+        ]
+
+
+@pytest.mark.parametrize("length", [1, COPY_BELOW_BYTES - 1, COPY_BELOW_BYTES, 100_000])
+def test_contents_copied_or_not(tmp_path: Path, length: int) -> None:
+    some = [
+        Row("extent", 0, 1, 2, FILE, offset=i, content=Content(bytes([i]) * length, length))
+        for i in range(5)
+    ]
+    assert read_back(tmp_path, some)["content"].to_pylist() == [
+        bytes([i]) * length for i in range(5)
+    ]
+
+
+def test_a_content_that_is_not_as_long_as_it_says_is_refused() -> None:
+    for content in (Content(b"abc", 4), Content(None, 3)):
+        with pytest.raises(ValueError, match="no data of that length"):
+            encode(Version(1), 0, [Row("extent", 0, 1, 2, FILE, offset=0, content=content)])
 
 
 def test_the_commit_row_says_who_why_and_how_much() -> None:
@@ -105,12 +151,8 @@ def test_the_commit_row_says_who_why_and_how_much() -> None:
     assert (facts["message"], facts["user"], facts["host"]) == ("weekly ✓", "ada", "lab")
 
 
-def test_content_may_be_a_memoryview() -> None:
-    row = Row("extent", 0, 1, 2, FILE, offset=0, content=Content(memoryview(b"xabcx")[1:4], 3))
-    assert to_batch(Version(1), 0, [row])["content"].to_pylist() == [b"abc"]
-
-
-def test_a_row_without_attributes_has_none_of_them() -> None:
-    row = Row("link", 0, 1, 2, FILE, b"n")
-    assert attr()[0] == FILE
-    assert to_batch(Version(1), 0, [row])["mode"].null_count == 1
+def test_content_may_be_a_memoryview(tmp_path: Path) -> None:
+    for size in (3, 5000):
+        data = memoryview(bytes(range(256)) * 40)[1 : 1 + size]
+        row = Row("extent", 0, 1, 2, FILE, offset=0, content=Content(data, size))
+        assert read_back(tmp_path, [row])["content"].to_pylist() == [bytes(data)]
