@@ -51,6 +51,9 @@ def flush_kernel(mountpoint: Path) -> None:
 
     The kernel does not pass syncfs(2) on to a FUSE daemon, but it does this much.
 
+    A first error may be an old one: the kernel keeps the failure of a write for the next syncfs,
+    though it has told the writer. Only what fails twice is still in the way.
+
     Raises: OSError if a page could not be written.
     """
     try:
@@ -59,7 +62,7 @@ def flush_kernel(mountpoint: Path) -> None:
         return  # root on somebody's private mount: detaching writes the pages as well
     try:
         libc = ctypes.CDLL(None, use_errno=True)
-        if libc.syncfs(fd) != 0:
+        if libc.syncfs(fd) != 0 and libc.syncfs(fd) != 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number), os.fspath(mountpoint))
     finally:
@@ -93,8 +96,6 @@ def _commit(client: Client, mount: Mount, *, hurry: bool) -> None:
             flush_kernel(mount.mountpoint)
         client.call("commit", timeout_s=FORCE_TIMEOUT_S if hurry else None, **{"for": "umount"})
     except (DaemonRefused, DaemonGone, OSError) as error:
-        if isinstance(error, DaemonRefused) and error.errno == errno.EROFS:
-            return  # a read-only mount has nothing to commit
         if not hurry:
             why = error if isinstance(error, PondError) else error.strerror
             raise MountFailed(

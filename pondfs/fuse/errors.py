@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import pyfuse3
 
-from pondfs.errors import FileError, PondError
+from pondfs.errors import CommitFailed, FileError, PondError
 
 log = logging.getLogger("pondfs.fuse")
 
@@ -46,7 +46,9 @@ def _explain(operation: str, error: Exception) -> int:
     if isinstance(error, PondError | OSError):
         number = error.errno or errno.EIO
         text = str(error)
-        if number != errno.ENOSPC and (operation, text) not in _told:
+        # A failing commit is told by the committer, a full disk by its errno.
+        known = isinstance(error, CommitFailed) or number == errno.ENOSPC
+        if not known and (operation, text) not in _told:
             if len(_told) >= TELL_AT_MOST:
                 _told.clear()
             _told[operation, text] = number

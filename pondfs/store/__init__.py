@@ -1,20 +1,20 @@
 """The oplog on disk: rows become data files, data files become commits, commits become images.
 
 The only place that imports deltalake (to create a table; what a mounted pond does is done here, to
-be fast and durable) and, with `query`, pyarrow (to read data files; writing is done here too). No trio: everything here blocks and is called from
-threads. In reading order:
+be fast and durable) and, with `query`, pyarrow (to read data files; writing them is done here too).
+No trio: everything here blocks and is called from threads. In reading order:
 
 - ``schema``: the table's columns, each explained
 - ``rows``: row records to encoded columns
 - ``thrift`` ``parquet`` ``datafile``: encoded columns to one Parquet file, and where each content
   lies in it
-- ``commit``: publishing: one log entry, whole and durable or not there
+- ``commit`` ``publish``: one log entry, whole and durable or not there; trying until it is
 - ``deltalog`` ``checkpoint``: reading the log, checking that it is whole; keeping it short
 - ``table``: creating and opening the table; what a crash left
 - ``lock``: one writer
 - ``layout`` ``pages``: where the contents lie in a file that is there already
 - ``content``: reading contents by one system call
-- ``scan`` ``fold`` ``image``: all rows to the tree at one version
+- ``scan`` ``history`` ``fold`` ``fold_extents`` ``image``: all rows to the tree at one version
 - ``files`` ``log``: handles of data files; the list of versions
 - ``delta``: `DeltaStore`, which joins them
 - ``faults``: named points where tests break things

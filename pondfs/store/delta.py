@@ -7,24 +7,20 @@ import resource
 import stat
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import pyarrow as pa
 
-from pondfs.errors import ForeignCommit, NotAPond, NotPermitted, StoreDamaged
+from pondfs.errors import NotAPond, NotPermitted, StoreDamaged
 from pondfs.extent import Content
 from pondfs.node import ROOT, Version
 from pondfs.oplog import Cut, Row, Settled, Summary
-from pondfs.store import checkpoint, table
-from pondfs.store import commit as publish
+from pondfs.store import checkpoint, commit, table
 from pondfs.store.content import ContentReader, DataFile
 from pondfs.store.datafile import unlink_quietly, write_data_file
 from pondfs.store.deltalog import (
     LOG_DIR,
-    Action,
     BadHeadError,
     Snapshot,
-    entry_name,
     read_snapshot,
 )
 from pondfs.store.faults import fault
@@ -32,6 +28,7 @@ from pondfs.store.files import data_files
 from pondfs.store.fold import load_image
 from pondfs.store.image import TableImage
 from pondfs.store.lock import WriterLock
+from pondfs.store.publish import Publisher
 from pondfs.store.rows import commit_row
 
 log = logging.getLogger("pondfs.store")
@@ -45,15 +42,6 @@ _MOST_OPEN_FILES = 8192
 
 _MANY_NODES = 50_000
 """From here on a fold leaves so much behind that returning it to the system is worth 50 ms."""
-
-
-@dataclass(slots=True)
-class _Attempt:
-    """A commit whose outcome is not known: its entry may have been linked before the error."""
-
-    cut: Cut
-    number: int
-    settled: Settled
 
 
 class DeltaStore:
@@ -79,15 +67,15 @@ class DeltaStore:
         self._log_fd = os.open(self._log_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._reader = ContentReader(max_open=max(16, min(soft // 2, _MOST_OPEN_FILES)))
-        self._attempt: _Attempt | None = None
         # Data files of this session that no commit refers to yet.
         self._staged: set[str] = set()
         self._use(opened.snapshot)
 
     def _use(self, snapshot: Snapshot) -> None:
         self._checkpoint = snapshot.checkpoint
-        self._schema_string: str = snapshot.metadata["schemaString"]
-        self._next_entry = snapshot.version + 1
+        self._publisher = Publisher(
+            self._log_dir, self._log_fd, snapshot.version + 1, snapshot.metadata["schemaString"]
+        )
         self._version = snapshot.pond_version
         self._files = data_files(self.path, snapshot)
 
@@ -142,7 +130,7 @@ class DeltaStore:
         lock = WriterLock(pond, mountpoint=mountpoint, socket=socket)
         try:
             opened = table.open_table(store, writable=True)
-            publish.sweep_temporaries(os.path.join(store, LOG_DIR))
+            commit.sweep_temporaries(os.path.join(store, LOG_DIR))
             new = cls(store, opened, lock)
             new.strays = table.find_strays(store, opened.snapshot)
         except BaseException:
@@ -177,25 +165,17 @@ class DeltaStore:
         The commit row needs a data file in any case, so there always is one.
         """
         self._check_writable()
-        landed = self._find_landed(cut)
-        if landed is not None:
-            return landed
-        fault("commit:data-file")
-        settled = self._write(cut.version, cut.first_seq, [*cut.rows, commit_row(cut)])
-        files = [*cut.staged, settled.file]
-        data = publish.entry(cut, files)
-        try:
-            while True:
-                self._attempt = _Attempt(cut, self._next_entry, settled)
-                try:
-                    publish.put_entry(self._log_fd, self._log_dir, self._next_entry, data)
-                    break
-                except FileExistsError:
-                    self._step_over_foreign()
-        except BaseException:
-            self._settle_attempt()
-            raise
-        return self._adopt(self._attempt)
+
+        def write() -> Settled:
+            fault("commit:data-file")
+            return self._write(cut.version, cut.first_seq, [*cut.rows, commit_row(cut)])
+
+        settled = self._publisher.publish(cut, write)
+        files: list[DataFile] = [*cut.staged, settled.file]
+        self._files.extend(files)
+        self._staged.difference_update(file.name for file in files)
+        self._version = cut.version
+        return settled
 
     def _check_writable(self) -> None:
         if self._lock is None:
@@ -213,60 +193,6 @@ class DeltaStore:
             self.path, written.name, written.size, written.stats, time.time_ns() // 1_000_000
         )
         return Settled(file, written.contents, written.row_numbers, written.positions, written.size)
-
-    def _adopt(self, attempt: _Attempt) -> Settled:
-        """Count the attempt's files among the table's."""
-        cut, settled = attempt.cut, attempt.settled
-        files: list[DataFile] = [*cut.staged, settled.file]
-        self._files.extend(files)
-        self._staged.difference_update(file.name for file in files)
-        self._version = cut.version
-        self._next_entry = attempt.number + 1
-        self._attempt = None
-        return settled
-
-    def _step_over_foreign(self) -> None:
-        """Another writer took the log entry we wanted: go on with the next, if we may."""
-        number = self._next_entry
-        actions = publish.who_took(self._log_dir, number)
-        if actions is not None:
-            publish.check_foreign(actions, number, self._schema_string)
-            log.info("another program wrote log entry %s; going on after it", entry_name(number))
-            self._next_entry += 1
-
-    def _settle_attempt(self) -> None:
-        """After an error: forget the attempt if it is certain that its entry is not there."""
-        attempt = self._attempt
-        if attempt is None:
-            return
-        try:
-            actions = publish.who_took(self._log_dir, attempt.number)
-        except (OSError, StoreDamaged):
-            return
-        if actions is None or not _holds(actions, attempt.settled.file):
-            unlink_quietly(attempt.settled.file.path)
-            self._attempt = None
-
-    def _find_landed(self, cut: Cut) -> Settled | None:
-        """Return what an earlier try of *cut* wrote, if its entry did reach the log.
-
-        Durability: as `commit`: the entry is fsynced again, as the error may have been that.
-        """
-        self._settle_attempt()
-        attempt = self._attempt
-        if attempt is None:
-            return None
-        actions = publish.who_took(self._log_dir, attempt.number)
-        if actions is None or not _holds(actions, attempt.settled.file):
-            self._attempt = None
-            return None
-        if attempt.cut is not cut:
-            raise ForeignCommit(
-                f"version {attempt.cut.version} is already in the log with other rows"
-            )
-        table.fsync_path(os.path.join(self._log_dir, entry_name(attempt.number)))
-        os.fsync(self._log_fd)
-        return self._adopt(attempt)
 
     # --- reading ---
 
@@ -318,8 +244,8 @@ class DeltaStore:
         # The log may know more than we do: another program's appended files are no strays.
         snapshot = read_snapshot(self._log_dir)
         mine = self._staged | {file.name for file in self._files}
-        if self._attempt is not None:
-            mine.add(self._attempt.settled.file.name)
+        if self._publisher.undecided_file is not None:
+            mine.add(self._publisher.undecided_file)
         removed = []
         for name in table.find_strays(self.path, snapshot):
             if name not in mine and table.old_enough(self.path, name, min_age_s):
@@ -332,7 +258,10 @@ class DeltaStore:
 
         Raises: OSError; the table is as it was then.
         """
-        if self._lock is None or self._next_entry - self._checkpoint <= checkpoint.ENTRIES_BETWEEN:
+        if (
+            self._lock is None
+            or self._publisher.next_entry - self._checkpoint <= checkpoint.ENTRIES_BETWEEN
+        ):
             return False
         snapshot = read_snapshot(self._log_dir)
         if not checkpoint.is_due(snapshot):
@@ -371,10 +300,6 @@ def _release_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
     except AttributeError:
         pass  # a C library without it (musl)
-
-
-def _holds(actions: list[Action], file: DataFile) -> bool:
-    return any(action["add"].get("path") == file.name for action in actions if "add" in action)
 
 
 def _first_cut() -> Cut:

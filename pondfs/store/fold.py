@@ -13,23 +13,23 @@ Later rows win, in the order of (version, seq):
 
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pondfs.errors import StoreDamaged
-from pondfs.extent import Content, Extent, ExtentMap
+from pondfs.extent import Content
 from pondfs.node import ROOT, Version
 from pondfs.store.content import ContentReader, DataFile
+from pondfs.store.fold_extents import fold_extents
+from pondfs.store.history import History, last_of, places_of
 from pondfs.store.image import Columns, Ints, TableImage
-from pondfs.store.scan import Scan, read_rows
+from pondfs.store.scan import read_rows
 
 log = logging.getLogger("pondfs.store")
 
 _ATTRS = ("mode", "uid", "gid", "nlink", "rdev", "size", "atime_ns", "mtime_ns", "ctime_ns")
-_HEX_DIGITS = 16
 
 
 def load_image(
@@ -43,121 +43,22 @@ def load_image(
         files = [file for file in files if file.min_version <= up_to]
     # In the order of versions the rows are nearly always sorted already.
     files = sorted(files, key=lambda file: (file.max_version, file.min_version, file.name))
-    rows = _Rows(read_rows(files), up_to)
+    rows = History(read_rows(files), up_to)
     return TableImage(rows.newest, _fold(rows, files, reader), files)
 
 
-class _Rows:
-    """The rows as numpy columns, in the order of (version, seq).
-
-    Only columns every row needs are taken out here; the rest by `take`, for the rows that count.
-    """
-
-    def __init__(self, scan: Scan, up_to: Version | None) -> None:
-        table = scan.table
-        version = _ints(table, "version")
-        is_commit = pc.equal(table["op"], "commit").to_numpy()
-        commits = version[is_commit]
-        if up_to is not None:
-            commits = commits[commits <= up_to]
-        if not len(commits):
-            raise StoreDamaged("the table holds no commit of this pond")
-        self.newest = Version(int(commits.max()))
-        seq = _ints(table, "seq")
-        order = np.flatnonzero((version <= self.newest) & ~is_commit)
-        version, seq = version[order], seq[order]
-        later = (version[1:] > version[:-1]) | (
-            (version[1:] == version[:-1]) & (seq[1:] >= seq[:-1])
-        )
-        if not later.all():
-            order = order[np.lexsort((seq, version))]
-        elif len(order) == table.num_rows:
-            order = np.arange(table.num_rows)
-        self.table = table
-        self.order = order
-        self.count = len(order)
-        self.file = scan.file[order]
-        self.row = scan.row[order]
-        self.position = scan.position[order]
-        self.part = _node_ids(table, "part_id")[order]
-        self.node = _node_ids(table, "node_id")[order]
-        self.removed = table["removed"].to_numpy()[order]
-        self.has_name = pc.is_valid(table["name"]).to_numpy()[order]
-        self.has_attr = pc.is_valid(table["mode"]).to_numpy()[order]
-        self.has_content = pc.is_valid(table["length"]).to_numpy()[order]
-
-    def take(self, name: str, rows: Ints) -> Ints:
-        """Return an integer column's values for *rows*, 0 where null."""
-        return _ints(self.table, name)[self.order[rows]]
-
-    def arrow(self, name: str, rows: Ints) -> pa.Array:
-        """Return a column's values for *rows*."""
-        return self.table[name].take(pa.array(self.order[rows])).combine_chunks()
-
-
-def _ints(table: pa.Table, name: str) -> Ints:
-    column = table[name]
-    if column.null_count:
-        column = column.fill_null(0)
-    values: Ints = column.to_numpy()
-    return values
-
-
-def _node_ids(table: pa.Table, name: str) -> Ints:
-    """Turn 16 hex digits each into numbers, without a Python string per row."""
-    column = table[name].combine_chunks()
-    count = len(column)
-    if not count:
-        return np.empty(0, np.int64)
-    ends = np.frombuffer(column.buffers()[1], np.int32)[column.offset : column.offset + count + 1]
-    start, stop = int(ends[0]), int(ends[-1])
-    if stop - start != count * _HEX_DIGITS or (np.diff(ends) != _HEX_DIGITS).any():
-        raise StoreDamaged(f"column {name} holds something that is no node id")
-    digits = memoryview(column.buffers()[2])[start:stop]
-    try:
-        raw = bytes.fromhex(str(digits, "ascii"))
-    except ValueError:
-        raw = b""
-    # fromhex passes over spaces, so it may also come out short.
-    if len(raw) != count * 8:
-        raise StoreDamaged(f"column {name} holds something that is no node id")
-    return np.frombuffer(raw, ">i8").astype(np.int64)
-
-
-def _last_of(*keys: Ints) -> Ints:
-    """Return, sorted by *keys* (the first counts most), the place of each group's last row."""
-    order = np.lexsort(keys[::-1])
-    if not len(order):
-        return order
-    differs = np.zeros(len(order), bool)
-    differs[-1] = True
-    for key in keys:
-        ordered = key[order]
-        differs[:-1] |= ordered[1:] != ordered[:-1]
-    return order[differs]
-
-
-def _places(ids: Ints, wanted: Ints) -> Ints:
-    """Return the place of each wanted id in the sorted *ids*; -1 where it is not."""
-    if not len(ids):
-        return np.full(len(wanted), -1, np.int64)
-    places = np.minimum(ids.searchsorted(wanted), len(ids) - 1)
-    found: Ints = np.where(ids[places] == wanted, places, -1)
-    return found
-
-
-def _fold(rows: _Rows, files: list[DataFile], reader: ContentReader) -> Columns:
+def _fold(rows: History, files: list[DataFile], reader: ContentReader) -> Columns:
     entry_rows = _fold_entries(rows)
     node_rows = _fold_nodes(rows, entry_rows)
     ids = rows.node[node_rows]
     attrs = {name: rows.take(name, node_rows) for name in _ATTRS}
-    root = int(_places(ids, np.array([ROOT]))[0])
+    root = int(places_of(ids, np.array([ROOT]))[0])
     if root < 0:
         raise StoreDamaged("the table has no root directory")
     # The dearest step (a search per row), so it is done once.
-    place_of_row = _places(ids, rows.node)
+    place_of_row = places_of(ids, rows.node)
 
-    entry_dirs = _places(ids, rows.part[entry_rows])
+    entry_dirs = places_of(ids, rows.part[entry_rows])
     entry_nodes = place_of_row[entry_rows]
     lost = (entry_nodes < 0) & (entry_dirs >= 0)
     if lost.any():
@@ -173,7 +74,7 @@ def _fold(rows: _Rows, files: list[DataFile], reader: ContentReader) -> Columns:
     by_age = np.argsort(entry_rows, kind="stable")
     parents[entry_nodes[by_age]] = entry_dirs[by_age]
     nameless = np.flatnonzero(parents < 0)
-    parents[nameless] = _places(ids, rows.part[node_rows[nameless]])
+    parents[nameless] = places_of(ids, rows.part[node_rows[nameless]])
     parents[parents < 0] = root
 
     metadata = rows.arrow("metadata", node_rows)
@@ -186,7 +87,7 @@ def _fold(rows: _Rows, files: list[DataFile], reader: ContentReader) -> Columns:
         entry_nodes=entry_nodes,
         names=names,
         name_ends=name_ends,
-        **_fold_extents(rows, place_of_row, attrs),
+        **fold_extents(rows, place_of_row, attrs),
         targets=_load_targets(rows, place_of_row, attrs["mode"], files, reader),
         metadata=dict(
             zip(places.tolist(), metadata.take(pa.array(places)).to_pylist(), strict=True)
@@ -194,7 +95,7 @@ def _fold(rows: _Rows, files: list[DataFile], reader: ContentReader) -> Columns:
     ).narrow()
 
 
-def _fold_entries(rows: _Rows) -> Ints:
+def _fold_entries(rows: History) -> Ints:
     """Return the rows of the live entries, oldest first."""
     named = np.flatnonzero(rows.has_name)
     if not len(named):
@@ -205,14 +106,14 @@ def _fold_entries(rows: _Rows) -> Ints:
     if raw.null_count < len(raw):
         raw_code = raw.dictionary_encode().indices.fill_null(-1).to_numpy()
         code = np.where(raw_code >= 0, -1 - raw_code, code)
-    last = named[_last_of(rows.part[named], code)]
+    last = named[last_of(rows.part[named], code)]
     return np.sort(last[~rows.removed[last]])
 
 
-def _fold_nodes(rows: _Rows, entry_rows: Ints) -> Ints:
+def _fold_nodes(rows: History, entry_rows: Ints) -> Ints:
     """Return the row that says each live node's attributes, sorted by node id."""
     about = np.flatnonzero(rows.has_attr | (rows.removed & ~rows.has_name))
-    last = about[_last_of(rows.node[about])]
+    last = about[last_of(rows.node[about])]
     last = last[~rows.removed[last]]
     live = rows.take("nlink", last) > 0
     if not live.all():
@@ -221,7 +122,7 @@ def _fold_nodes(rows: _Rows, entry_rows: Ints) -> Ints:
     return found
 
 
-def _names(rows: _Rows, entry_rows: Ints) -> tuple[bytes, Ints]:
+def _names(rows: History, entry_rows: Ints) -> tuple[bytes, Ints]:
     names = rows.arrow("name", entry_rows).cast(pa.binary())
     raw = rows.arrow("name_bytes", entry_rows)
     if raw.null_count < len(raw):
@@ -232,93 +133,8 @@ def _names(rows: _Rows, entry_rows: Ints) -> tuple[bytes, Ints]:
     return data, ends - ends[0]
 
 
-def _fold_extents(rows: _Rows, place_of_row: Ints, attrs: dict[str, Ints]) -> dict[str, Ints]:
-    is_file = (attrs["mode"] & 0o170000) == 0o100000
-    with_content = np.flatnonzero(rows.has_content & (place_of_row >= 0))
-    with_content = with_content[is_file[place_of_row[with_content]]]
-    node = place_of_row[with_content]
-    offset = rows.take("offset", with_content)
-    whole = rows.take("length", with_content)
-    length = _clip(rows, place_of_row, with_content, offset, whole)
-    length = np.minimum(length, attrs["size"][node] - offset)
-
-    kept = np.flatnonzero(length > 0)
-    # Stable: equal offsets stay in the order of time.
-    kept = kept[np.lexsort((offset[kept], node[kept]))]
-    columns = {
-        "extent_nodes": node[kept],
-        "extent_offset": offset[kept],
-        "extent_length": length[kept],
-        "extent_skip": np.zeros(len(kept), np.int64),
-        "extent_file": rows.file[with_content[kept]],
-        "extent_row": rows.row[with_content[kept]],
-        "extent_position": rows.position[with_content[kept]],
-        "extent_content_length": whole[kept],
-    }
-    return _lay_over(columns, with_content[kept])
-
-
-def _clip(rows: _Rows, place_of_row: Ints, with_content: Ints, offset: Ints, whole: Ints) -> Ints:
-    """Return the lengths after every later ``valid_below`` of the same node."""
-    valid = pc.is_valid(rows.table["valid_below"]).to_numpy()[rows.order]
-    clippers = np.flatnonzero(valid & rows.has_attr & (place_of_row >= 0))
-    if not len(clippers):
-        return whole
-    limit = rows.take("valid_below", clippers)
-    # For each extent the least limit among its node's later rows: a running minimum from the end
-    # of each node's rows. numpy's running minimum knows no groups, so limits become ranks, and
-    # each node's ranks get a range of their own, falling towards the later nodes.
-    values, rank = np.unique(limit, return_inverse=True)
-    none = len(values)
-    node = np.concatenate([place_of_row[with_content], place_of_row[clippers]])
-    row = np.concatenate([with_content, clippers])
-    ranks = np.concatenate([np.full(len(with_content), none), rank])
-    # A row's own content counts after its clip, so in time the clip comes before the content.
-    after = np.concatenate([np.ones(len(with_content), np.int8), np.zeros(len(clippers), np.int8)])
-    order = np.lexsort((after, row, node))[::-1]
-    group = node[order] * (none + 1)
-    least = np.empty(len(order), np.int64)
-    least[order] = np.minimum.accumulate(ranks[order] + group) - group
-    least = least[: len(with_content)]
-    limits = np.append(values, np.iinfo(np.int64).max)[least]
-    clipped: Ints = np.minimum(whole, limits - offset)
-    return clipped
-
-
-def _lay_over(columns: dict[str, Ints], time: Ints) -> dict[str, Ints]:
-    """Resolve overlaps: a later extent covers earlier ones. *time* orders them."""
-    node, offset, length = (
-        columns["extent_nodes"], columns["extent_offset"], columns["extent_length"],
-    )  # fmt: skip
-    overlap = (node[1:] == node[:-1]) & (offset[1:] < offset[:-1] + length[:-1])
-    if not overlap.any():
-        return columns
-    # Sorted by offset, a file without overlapping neighbours has no overlap at all. The others,
-    # which are few, are laid one extent over the other.
-    busy = np.isin(node, np.unique(node[1:][overlap]))
-    at = np.flatnonzero(busy)
-    at = at[np.lexsort((time[at], node[at]))]
-    pieces: list[tuple[int, int, int, int]] = []
-    for group in np.split(at, np.flatnonzero(np.diff(node[at])) + 1):
-        extents = ExtentMap()
-        for place, start, size in zip(
-            group.tolist(), offset[group].tolist(), length[group].tolist(), strict=True
-        ):
-            extents.write(Extent(start, size, Content.stored(None, place, size)))
-        pieces.extend((e.content.row, e.offset, e.length, e.skip) for e in extents)
-    calm = np.flatnonzero(~busy)
-    piece = np.array(pieces, np.int64).reshape(-1, 4)
-    source = np.concatenate([calm, piece[:, 0]])
-    merged: dict[str, Any] = {name: column[source] for name, column in columns.items()}
-    merged["extent_offset"][len(calm) :] = piece[:, 1]
-    merged["extent_length"][len(calm) :] = piece[:, 2]
-    merged["extent_skip"][len(calm) :] = piece[:, 3]
-    order = np.lexsort((merged["extent_offset"], merged["extent_nodes"]))
-    return {name: column[order] for name, column in merged.items()}
-
-
 def _load_targets(
-    rows: _Rows, place_of_row: Ints, mode: Ints, files: list[DataFile], reader: ContentReader
+    rows: History, place_of_row: Ints, mode: Ints, files: list[DataFile], reader: ContentReader
 ) -> dict[int, bytes]:
     """Read the symlinks' targets: few and short, and wanted without waiting for the disk."""
     is_symlink = (mode & 0o170000) == 0o120000
@@ -327,7 +143,7 @@ def _load_targets(
     with_content = np.flatnonzero(rows.has_content & (place_of_row >= 0))
     with_content = with_content[is_symlink[place_of_row[with_content]]]
     place = place_of_row[with_content]
-    last = _last_of(place)
+    last = last_of(place)
     chosen = with_content[last]
     targets: dict[int, bytes] = {}
     for at, file, row, length in zip(

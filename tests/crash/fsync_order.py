@@ -140,7 +140,7 @@ class Proof:
         for name in names:
             if self._find_sync(name, last, entry.start):
                 return
-        raise OrderError(f"no sync of the {what} between its last write and the log entry")
+        raise OrderError(f"no sync of the {what} between its last write and the link")
 
     def _require_sync(self, path: str, after: int, before: int, what: str) -> None:
         if not self._find_sync(path, after, before):

@@ -166,6 +166,15 @@ def daemons_of(path: Path) -> list[int]:
     return found
 
 
+def is_running(pid: int) -> bool:
+    """Say whether process *pid* runs: a zombie does not, it only waits for its parent to look."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state not in ("Z", "X")
+
+
 def wait_gone(pid: int, timeout_s: float = WAIT_TIMEOUT_S) -> None:
     """Return when process *pid* has ended; it need not be our child."""
     try:

@@ -42,7 +42,7 @@ OPTIONS = [
 ]
 
 SHORT = settings(
-    max_examples=12,
+    max_examples=8,
     stateful_step_count=50,
     deadline=None,
     derandomize=True,  # the gate must not fail by luck; the long run looks for new failures

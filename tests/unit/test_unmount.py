@@ -118,10 +118,12 @@ def test_lazy_does_not_wait(scene: Scene) -> None:
     assert scene.process.poll() is None
 
 
-def test_a_read_only_mount_has_nothing_to_commit(scene: Scene) -> None:
+def test_a_store_gone_read_only_refuses(scene: Scene) -> None:
+    """It was taken for a read-only mount once, detached, and the daemon kept the changes."""
     scene.start()
     scene.commit_error = CommitFailed("Read-only file system", errno.EROFS)
-    unmount(scene.mnt)
+    with pytest.raises(MountFailed, match="stays mounted"):
+        unmount(scene.mnt)
 
 
 def test_a_dead_daemons_mount_is_just_detached(scene: Scene) -> None:

@@ -1,6 +1,9 @@
 import errno
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -377,3 +380,56 @@ def test_a_cut_is_never_changed(store: DeltaStore) -> None:
     assert cut.rows == rows
     assert cut.staged == []
     assert store.load_image().find_node(NodeId(10)) is not None
+
+
+# --- kill -9 ---
+
+WORK = """
+import sys
+from pondfs.node import Version
+from pondfs.store import checkpoint
+from tests.unit.store.support import extent_row, file_row, make_cut, open_pond
+
+checkpoint.ENTRIES_BETWEEN = 4
+for session in range(3):
+    store = open_pond(sys.argv[1])
+    version = store.load_image().version
+    for version in range(version + 1, version + 4):
+        staged = store.stage(Version(version), 0, [file_row(version, b"%d staged" % version, b"f")])
+        rows = [extent_row(version, 0, b"%d commit" % version)]
+        store.commit(make_cut(version, rows, first_seq=1, staged=[staged.file]))
+        print(version, flush=True)
+    store.close()
+"""
+KILLS = [
+    *((point, n) for point in (*BEFORE_LINK, *AFTER_LINK, "stage:done") for n in (1, 4)),
+    *((point, n) for point in ("checkpoint:rename", "checkpoint:done") for n in (1, 2)),
+]
+
+
+@pytest.mark.parametrize(("point", "time"), KILLS)
+def test_killed_anywhere_what_was_acknowledged_is_there_whole(
+    path: Path, point: str, time: int
+) -> None:
+    DeltaStore.create(path)
+    env = {**os.environ, "PONDFS_FAULT": f"{point}:{time}", "PYTHONPATH": os.getcwd()}
+    killed = subprocess.run(
+        [sys.executable, "-c", WORK, path], env=env, capture_output=True, text=True, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    acknowledged = max(map(int, killed.stdout.split()), default=1)
+    store = open_pond(path)
+    assert store.notes == []
+    image = store.load_image()
+    assert image.version in (acknowledged, acknowledged + 1)
+    assert DeltaTable(path).transaction_version("pondfs") == image.version
+    for version in range(2, image.version + 1):
+        # The commit's own row is written over what was staged.
+        assert read_file(store, image, version) == b"%d commit" % version
+    assert image.node_count == image.version
+    assert set(store.strays) == data_file_names(path) - committed(path)
+    assert store.remove_strays(-1) == store.strays
+    store.commit(make_cut(image.version + 1, [file_row(99, b"on", b"g")]))
+    assert names(store) == ({b"f", b"g"} if image.version > 1 else {b"g"})
+    store.close()
+    assert committed(path) == data_file_names(path)

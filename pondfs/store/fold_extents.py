@@ -1,0 +1,95 @@
+"""Folding extents: which bytes of a file come from which row, whole columns at a time."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from pondfs.extent import Content, Extent, ExtentMap
+from pondfs.store.history import History
+from pondfs.store.image import Ints
+
+
+def fold_extents(rows: History, place_of_row: Ints, attrs: dict[str, Ints]) -> dict[str, Ints]:
+    is_file = (attrs["mode"] & 0o170000) == 0o100000
+    with_content = np.flatnonzero(rows.has_content & (place_of_row >= 0))
+    with_content = with_content[is_file[place_of_row[with_content]]]
+    node = place_of_row[with_content]
+    offset = rows.take("offset", with_content)
+    whole = rows.take("length", with_content)
+    length = _clip(rows, place_of_row, with_content, offset, whole)
+    length = np.minimum(length, attrs["size"][node] - offset)
+
+    kept = np.flatnonzero(length > 0)
+    # Stable: equal offsets stay in the order of time.
+    kept = kept[np.lexsort((offset[kept], node[kept]))]
+    columns = {
+        "extent_nodes": node[kept],
+        "extent_offset": offset[kept],
+        "extent_length": length[kept],
+        "extent_skip": np.zeros(len(kept), np.int64),
+        "extent_file": rows.file[with_content[kept]],
+        "extent_row": rows.row[with_content[kept]],
+        "extent_position": rows.position[with_content[kept]],
+        "extent_content_length": whole[kept],
+    }
+    return _lay_over(columns, with_content[kept])
+
+
+def _clip(rows: History, place_of_row: Ints, with_content: Ints, offset: Ints, whole: Ints) -> Ints:
+    """Return the lengths after every later ``valid_below`` of the same node."""
+    valid = pc.is_valid(rows.table["valid_below"]).to_numpy()[rows.order]
+    clippers = np.flatnonzero(valid & rows.has_attr & (place_of_row >= 0))
+    if not len(clippers):
+        return whole
+    limit = rows.take("valid_below", clippers)
+    # For each extent the least limit among its node's later rows: a running minimum from the end
+    # of each node's rows. numpy's running minimum knows no groups, so limits become ranks, and
+    # each node's ranks get a range of their own, falling towards the later nodes.
+    values, rank = np.unique(limit, return_inverse=True)
+    none = len(values)
+    node = np.concatenate([place_of_row[with_content], place_of_row[clippers]])
+    row = np.concatenate([with_content, clippers])
+    ranks = np.concatenate([np.full(len(with_content), none), rank])
+    # A row's own content counts after its clip, so in time the clip comes before the content.
+    after = np.concatenate([np.ones(len(with_content), np.int8), np.zeros(len(clippers), np.int8)])
+    order = np.lexsort((after, row, node))[::-1]
+    group = node[order] * (none + 1)
+    least = np.empty(len(order), np.int64)
+    least[order] = np.minimum.accumulate(ranks[order] + group) - group
+    least = least[: len(with_content)]
+    limits = np.append(values, np.iinfo(np.int64).max)[least]
+    clipped: Ints = np.minimum(whole, limits - offset)
+    return clipped
+
+
+def _lay_over(columns: dict[str, Ints], time: Ints) -> dict[str, Ints]:
+    """Resolve overlaps: a later extent covers earlier ones. *time* orders them."""
+    node, offset, length = (
+        columns["extent_nodes"], columns["extent_offset"], columns["extent_length"],
+    )  # fmt: skip
+    overlap = (node[1:] == node[:-1]) & (offset[1:] < offset[:-1] + length[:-1])
+    if not overlap.any():
+        return columns
+    # Sorted by offset, a file without overlapping neighbours has no overlap at all. The others,
+    # which are few, are laid one extent over the other.
+    busy = np.isin(node, np.unique(node[1:][overlap]))
+    at = np.flatnonzero(busy)
+    at = at[np.lexsort((time[at], node[at]))]
+    pieces: list[tuple[int, int, int, int]] = []
+    for group in np.split(at, np.flatnonzero(np.diff(node[at])) + 1):
+        extents = ExtentMap()
+        for place, start, size in zip(
+            group.tolist(), offset[group].tolist(), length[group].tolist(), strict=True
+        ):
+            extents.write(Extent(start, size, Content.stored(None, place, size)))
+        pieces.extend((e.content.row, e.offset, e.length, e.skip) for e in extents)
+    calm = np.flatnonzero(~busy)
+    piece = np.array(pieces, np.int64).reshape(-1, 4)
+    source = np.concatenate([calm, piece[:, 0]])
+    merged: dict[str, Any] = {name: column[source] for name, column in columns.items()}
+    merged["extent_offset"][len(calm) :] = piece[:, 1]
+    merged["extent_length"][len(calm) :] = piece[:, 2]
+    merged["extent_skip"][len(calm) :] = piece[:, 3]
+    order = np.lexsort((merged["extent_offset"], merged["extent_nodes"]))
+    return {name: column[order] for name, column in merged.items()}
