@@ -258,10 +258,8 @@ class DeltaStore:
 
         Raises: OSError; the table is as it was then.
         """
-        if (
-            self._lock is None
-            or self._publisher.next_entry - self._checkpoint <= checkpoint.ENTRIES_BETWEEN
-        ):
+        entries = self._publisher.next_entry - 1 - self._checkpoint
+        if self._lock is None or entries <= checkpoint.ENTRIES_BETWEEN:
             return False
         snapshot = read_snapshot(self._log_dir)
         if not checkpoint.is_due(snapshot):

@@ -12,6 +12,7 @@ Later rows win, in the order of (version, seq):
 """
 
 import logging
+import stat
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,6 +30,7 @@ from pondfs.store.scan import read_rows
 
 log = logging.getLogger("pondfs.store")
 
+_TYPE_BITS = 0o170000  # S_IFMT
 _ATTRS = ("mode", "uid", "gid", "nlink", "rdev", "size", "atime_ns", "mtime_ns", "ctime_ns")
 
 
@@ -137,7 +139,7 @@ def _load_targets(
     rows: History, place_of_row: Ints, mode: Ints, files: list[DataFile], reader: ContentReader
 ) -> dict[int, bytes]:
     """Read the symlinks' targets: few and short, and wanted without waiting for the disk."""
-    is_symlink = (mode & 0o170000) == 0o120000
+    is_symlink = (mode & _TYPE_BITS) == stat.S_IFLNK
     if not is_symlink.any():
         return {}
     with_content = np.flatnonzero(rows.has_content & (place_of_row >= 0))

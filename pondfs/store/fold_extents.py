@@ -1,5 +1,6 @@
 """Folding extents: which bytes of a file come from which row, whole columns at a time."""
 
+import stat
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,16 @@ from pondfs.extent import Content, Extent, ExtentMap
 from pondfs.store.history import History
 from pondfs.store.image import Ints
 
+_TYPE_BITS = 0o170000  # S_IFMT
+
 
 def fold_extents(rows: History, place_of_row: Ints, attrs: dict[str, Ints]) -> dict[str, Ints]:
-    is_file = (attrs["mode"] & 0o170000) == 0o100000
+    """Return the ``extent_*`` columns of an image.
+
+    Shape: *place_of_row* is the place of each row's node among the live nodes, or -1; *attrs* are
+    the live nodes' attributes. The result is sorted by (node, offset), without overlap.
+    """
+    is_file = (attrs["mode"] & _TYPE_BITS) == stat.S_IFREG
     with_content = np.flatnonzero(rows.has_content & (place_of_row >= 0))
     with_content = with_content[is_file[place_of_row[with_content]]]
     node = place_of_row[with_content]

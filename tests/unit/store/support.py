@@ -46,6 +46,10 @@ def size_row(node: int, size: int, valid_below: int | None = None, *, part: int 
     return Row("update", 5, part, node, FILE, attr=attr(size=size), valid_below=valid_below)
 
 
+def root_row() -> Row:
+    return Row("create", 1, ROOT, ROOT, DIRECTORY, attr=attr(DIRECTORY, nlink=2))
+
+
 def directory_rows(node: int, name: bytes, *, part: int = ROOT) -> list[Row]:
     return [
         Row("create", 5, part, node, DIRECTORY, name),

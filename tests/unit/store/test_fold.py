@@ -29,6 +29,7 @@ from tests.unit.store.support import (
     make_cut,
     new_reader,
     read_bytes,
+    root_row,
     size_row,
     write_version,
 )
@@ -119,10 +120,6 @@ def rows(draw: st.DrawFn) -> Row:
     if kind == "unlink":
         return Row("unlink", 5, part, node, FILE, name, removed=True)
     return Row("unlink", 5, part, node, FILE, removed=True)
-
-
-def root_row() -> Row:
-    return Row("create", 1, ROOT, ROOT, DIRECTORY, attr=attr(DIRECTORY, nlink=2))
 
 
 def beginning() -> list[Row]:
@@ -226,31 +223,6 @@ def test_every_past_version(tmp_path: Path) -> None:
         check(files, model, version)
 
 
-def test_old_bytes_do_not_come_back_after_truncating_and_writing_beyond(tmp_path: Path) -> None:
-    """truncate(0), then write at 50: without ``valid_below`` bytes 0 to 49 came back."""
-    files = [
-        write_version(tmp_path, 1, [*beginning(), file_row(10, b"x" * 60, b"a")]),
-        write_version(
-            tmp_path, 2, [size_row(10, 52, valid_below=0), extent_row(10, 50, b"yy")]
-        ),
-    ]  # fmt: skip
-    reader = new_reader()
-    (extent,) = load_image(files, reader).load_extents(NodeId(10))
-    assert (extent.offset, extent.length) == (50, 2)
-
-
-def test_pieces_of_one_row_share_one_located_content(tmp_path: Path) -> None:
-    files = [
-        write_version(tmp_path, 1, [*beginning(), file_row(10, b"abcdef", b"a")]),
-        write_version(tmp_path, 2, [extent_row(10, 2, b"XX"), size_row(10, 6)]),
-    ]
-    first, middle, last = load_image(files, new_reader()).load_extents(NodeId(10))
-    assert first.content is last.content
-    assert first.content is not middle.content
-    assert (first.skip, last.skip) == (0, 4)
-    assert first.content.position > 0
-
-
 def test_a_directory_of_many(tmp_path: Path) -> None:
     names = [b"file %d" % i for i in range(5000)]
     some = [file_row(100 + i, b"x", name) for i, name in enumerate(names)]
@@ -286,21 +258,6 @@ def test_an_entry_that_leads_nowhere_is_told(
     file = write_version(tmp_path, 1, [*beginning(), Row("link", 5, 1, 77, FILE, b"lost")])
     assert load_image([file], new_reader()).load_entries(ROOT) == {}
     assert "1 entries lead to nodes the table does not have" in caplog.text
-
-
-def test_a_node_id_that_is_none_is_damage(tmp_path: Path) -> None:
-    import pyarrow.parquet as pq
-
-    file = write_version(tmp_path, 1, beginning())
-    for bad in ("12", "zzzzzzzzzzzzzzzz", "0000 0000 000000"):
-        table = pq.read_table(file.path)
-        at = table.column_names.index("node_id")
-        ids = [bad, *table["node_id"].to_pylist()[1:]]
-        other = Path(file.path).with_suffix(".bad")
-        pq.write_table(table.set_column(at, "node_id", [ids]), other)
-        damaged = DataFile(os.fspath(tmp_path), other.name, other.stat().st_size, "", 0)
-        with pytest.raises(StoreDamaged, match="no node id"):
-            load_image([damaged], new_reader())
 
 
 def test_metadata_is_kept_as_it_is(tmp_path: Path) -> None:
