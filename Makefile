@@ -36,6 +36,9 @@ fmt: .venv/.dev ## format the code
 bench: .venv/.dev ## compare pond, ext4 and a bare pyfuse3 filesystem (ARGS='--json --quick …')
 	@$(BIN)/python -m tests.bench $(ARGS)
 
+docs: .venv/.dev ## write the reference pages that are made from the source
+	@$(BIN)/python -m docs.generate
+
 install: packages-run ## install for everybody below PREFIX=/usr/local, with the helpers in /sbin
 	@PYTHON='$(PYTHON)' PREFIX='$(PREFIX)' SBINDIR='$(SBINDIR)' bash mount/install.sh install
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from pondfs.extent import Content, Extent
 from pondfs.node import NodeId, Version
@@ -69,6 +69,9 @@ class Store(Protocol):
         Returns: where the contents of ``cut.rows`` lie; None when no data file was needed.
         Raises: OSError as the disk says; ForeignCommit when another writer is in the way.
         """
+
+    def discard(self, file: Any) -> None:
+        """Remove a staged data file that no commit will refer to; if that fails it is a stray."""
 
     def read(self, content: Content, skip: int, target: memoryview) -> None:
         """Fill *target* with bytes of a stored *content* from *skip*.

@@ -11,7 +11,7 @@ import os
 import click
 
 from pondfs import __version__
-from pondfs.cli.run import run
+from pondfs.cli.run import as_mount_says, run
 from pondfs.errors import UsageError
 from pondfs.options import parse_options
 
@@ -100,4 +100,4 @@ def called_by_mount(proc: str = "/proc") -> bool:
 
 def main() -> int:
     """Run ``mount.pond``; return its exit code, as mount(8) has them."""
-    return run(command, "mount.pond")
+    return as_mount_says(run(command, "mount.pond"))

@@ -60,6 +60,14 @@ def run(command: click.Command, name: str, args: Sequence[str] | None = None) ->
     return result if isinstance(result, int) else 0
 
 
+def as_mount_says(code: int) -> int:
+    """Return the exit code mount(8) has for what ended with *code*.
+
+    Its codes are bits: 1 usage or permission, 2 system, 4 a bug, 8 interrupted, 32 not mounted.
+    """
+    return {0: 0, 1: 1, 2: 2, EXIT_BUG: 4, EXIT_INTERRUPTED: 8}.get(code, 32)
+
+
 def _complain(name: str, message: str, error: Exception) -> None:
     if os.environ.get("POND_DEBUG"):
         import traceback

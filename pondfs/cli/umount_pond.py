@@ -4,7 +4,7 @@ import click
 
 from pondfs import __version__
 from pondfs.cli.output import progress
-from pondfs.cli.run import run
+from pondfs.cli.run import as_mount_says, run
 from pondfs.errors import UsageError
 from pondfs.unmount import unmount
 
@@ -47,4 +47,4 @@ def command(
 
 def main() -> int:
     """Run ``umount.pond``; return its exit code, as umount(8) has them."""
-    return run(command, "umount.pond")
+    return as_mount_says(run(command, "umount.pond"))

@@ -159,6 +159,11 @@ class DeltaStore:
         fault("stage:done")
         return settled
 
+    def discard(self, file: DataFile) -> None:
+        """Remove a staged data file. See `interfaces.Store.discard`."""
+        self._staged.discard(file.name)
+        unlink_quietly(file.path)
+
     def commit(self, cut: Cut) -> Settled:
         """Make *cut* one Delta commit. See `interfaces.Store.commit`.
 

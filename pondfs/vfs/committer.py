@@ -19,7 +19,7 @@ import trio
 from pondfs.errors import CommitFailed, PondError
 from pondfs.interfaces import Store
 from pondfs.node import Version
-from pondfs.oplog import Cut, Row, Summary
+from pondfs.oplog import Cut, Summary
 from pondfs.vfs import offload
 from pondfs.vfs.pending import Pending
 
@@ -235,6 +235,8 @@ class Committer:
                 await self._publish(ticket)
             if self._make_cut(ticket.message):
                 await self._publish(ticket)
+            while self._pending.dead_files:
+                await offload.run(self._store.discard, self._pending.dead_files.pop())
         except (OSError, PondError) as error:
             self._failed("commit", error)
             ticket.error = self.failure
@@ -274,7 +276,7 @@ class Committer:
 
     async def _stage(self) -> None:
         pending = self._pending
-        rows: list[Row] = pending.take_stage(self.stage_at_bytes)
+        rows, about = pending.take_stage(self.stage_at_bytes)
         if not rows:
             return
         try:
@@ -282,10 +284,10 @@ class Committer:
                 self._store.stage, Version(self.version + 1), pending.next_seq, rows
             )
         except (OSError, PondError) as error:
-            pending.stage_failed(rows)
+            pending.stage_failed(rows, about)
             self._failed("stage", error)
         else:
-            pending.stage_done(settled, len(rows))
+            pending.stage_done(settled, len(rows), about)
             self._succeeded()
         self._open_room()
 

@@ -8,6 +8,7 @@ state off the node table at the cut.
 
 import stat
 from collections.abc import Callable
+from typing import Any
 
 import trio
 
@@ -37,7 +38,8 @@ class Pending:
         bytes: content in memory that no cut or stage has taken.
         inflight: content that one has taken and that is not yet on disk.
         since: trio time of the oldest change; None when there is nothing to commit.
-        staged: data files written early for the coming version.
+        staged: data files written early for the coming version, and the nodes they are about.
+        dead_files: staged data files that no version needs any more, for the committer to remove.
         staged_bytes: content in those.
         next_seq: first row number left in the coming version.
     """
@@ -55,11 +57,15 @@ class Pending:
         self.removed: dict[NodeId, Node] = {}
         self.orphans: dict[NodeId, Node] = {}
         self.accessed: dict[NodeId, Node] = {}
-        self.staged: list[Settled] = []
+        self.staged: list[tuple[Settled, list[Node]]] = []
         self.staged_bytes = 0
+        self.dead_files: list[Any] = []
+        # Nodes that only staged rows know.
+        self._staged_only: set[NodeId] = set()
         self.next_seq = 0
         # Rows of a stage that failed: they go in front of the next cut's.
         self._unstaged: list[Row] = []
+        self._unstaged_only: set[NodeId] = set()
 
     # --- noting changes (hot: every operation) ---
 
@@ -128,14 +134,17 @@ class Pending:
 
     # --- taking ---
 
-    def take_stage(self, most_bytes: int) -> list[Row]:
+    def take_stage(self, most_bytes: int) -> tuple[list[Row], list[Node]]:
         """Take content to be written early, oldest first, up to about *most_bytes*.
 
         The rows belong to the coming version, before all rows its cut will have. A file that
         shrank since its last row says so first (``valid_below``), as older bytes of this very
         version may already be staged.
+
+        Returns: the rows, and the nodes they are about.
         """
         rows: list[Row] = []
+        about: list[Node] = []
         taken = 0
         for node in [*self.nodes.values(), *self.orphans.values()]:
             if not node.fresh or taken >= most_bytes:
@@ -145,26 +154,30 @@ class Pending:
             for content in self._take_contents(node):
                 rows.append(_extent_row(node, content))
                 taken += content.length
-            node.stored = True
+            about.append(node)
+            if not node.stored:
+                node.stored = True
+                self._staged_only.add(node.id)
             if not node.nlink:
                 # Rows of it will exist, so the cut must say that it is gone.
                 self.removed[node.id] = node
         self.orphans = {k: v for k, v in self.orphans.items() if v.fresh}
         self.inflight += taken
-        return rows
+        return rows, about
 
-    def stage_done(self, settled: Settled, rows: int) -> None:
+    def stage_done(self, settled: Settled, rows: int, about: list[Node]) -> None:
         """Note that a stage is on disk."""
-        self.staged.append(settled)
+        self.staged.append((settled, about))
         self.staged_bytes += sum(content.length for content in settled.contents)
         self.next_seq += rows
         self.settle(settled)
         if self.since is None:
             self._begin()
 
-    def stage_failed(self, rows: list[Row]) -> None:
+    def stage_failed(self, rows: list[Row], about: list[Node]) -> None:
         """Put back what a stage could not write: the next cut carries it."""
         self._unstaged.extend(rows)
+        self._unstaged_only.update(node.id for node in about)
         if self.since is None:
             self._begin()
 
@@ -182,8 +195,11 @@ class Pending:
 
         No await in here: what came before is in, what comes after is out.
         """
+        self._drop_dead_stages()
         if self.empty:
-            self.since = None
+            accessed = self.accessed
+            self._reset()
+            self.accessed = accessed
             return None
         for node_id, node in self.accessed.items():
             self.nodes.setdefault(node_id, node)
@@ -208,12 +224,30 @@ class Pending:
         summary.nodes_removed = len(self.removed)
         taken = sum(row.content.length for row in rows if row.content is not None)
         summary.bytes_added = taken + self.staged_bytes
-        cut = Cut(version, time_ns, rows, summary, self.next_seq, [s.file for s in self.staged])
+        cut = Cut(version, time_ns, rows, summary, self.next_seq, [s.file for s, _ in self.staged])
         self._reset()
         # `_unstaged` rows were in flight already; counting all of this cut's afresh is exact.
         self.inflight = taken
         self.bytes = sum(c.length for node in self.orphans.values() for c in node.fresh if c.live)
         return cut
+
+    def _drop_dead_stages(self) -> None:
+        """Take back stages that are only about files which came and went since the last cut.
+
+        So a large temporary file leaves nothing, as a small one does.
+        """
+        kept = []
+        needed = set(self._unstaged_only)
+        for settled, about in self.staged:
+            if any(node.nlink or node.opens for node in about):
+                kept.append((settled, about))
+                needed.update(node.id for node in about)
+            else:
+                self.dead_files.append(settled.file)
+                self.staged_bytes -= sum(content.length for content in settled.contents)
+        self.staged = kept
+        for node_id in self._staged_only - needed:
+            self.removed.pop(node_id, None)
 
     def _reset(self) -> None:
         self.since = None
@@ -225,6 +259,8 @@ class Pending:
         self.accessed = {}
         self.staged = []
         self.staged_bytes = 0
+        self._staged_only = set()
+        self._unstaged_only = set()
         self.next_seq = 0
         self._unstaged = []
 

@@ -17,8 +17,6 @@ from tests.mount.place import ALICE, as_user, errno_of
 
 pytestmark = pytest.mark.pond_only("about the commands")
 
-MOUNT_FAILURES = (1, 2, 32)  # mount(8): usage or permission, system, mount failure
-
 
 def refused(pond: PondMount, *args: str | Path, says: str = "", **changes: str) -> str:
     """Check that ``mount.pond ARGS`` refuses in one line and mounts nothing; return the line."""
@@ -26,7 +24,7 @@ def refused(pond: PondMount, *args: str | Path, says: str = "", **changes: str) 
     done = run(
         [command("mount.pond"), *args], check=False, timeout_s=30, env={**pond.env, **changes}
     )
-    assert done.returncode not in (0, -signal.SIGSEGV), done
+    assert done.returncode > 0, done
     assert "Traceback" not in done.stdout + done.stderr
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1, f"not one line: {done.stderr}"
@@ -337,12 +335,8 @@ def test_uid_gid_and_umask_decide_what_is_shown(pond: PondMount) -> None:
 
 def test_without_allow_other_others_are_kept_out(pond: PondMount) -> None:
     """The kernel's rule for FUSE: a daemon's owner could otherwise fool other users."""
-    fd = os.open(pond.mnt.parent, os.O_RDONLY)
-    try:
-        with as_user(ALICE, pond.mnt.parent):
-            assert errno_of(os.listdir, pond.mnt.name) == "EACCES"
-    finally:
-        os.close(fd)
+    with as_user(ALICE, pond.mnt.parent):
+        assert errno_of(os.listdir, pond.mnt.name) == "EACCES"
 
 
 def test_timeouts_of_zero_work(pond_unmounted: PondMount) -> None:

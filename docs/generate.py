@@ -1,0 +1,50 @@
+"""Write the reference pages made from the source (`make docs`); a test checks them."""
+
+import errno
+import inspect
+from pathlib import Path
+
+from pondfs import errors
+
+ERRORS = Path(__file__).parent / "reference" / "errors.md"
+
+
+def errors_page() -> str:
+    """Return docs/reference/errors.md."""
+    classes = sorted(
+        (
+            found
+            for _, found in inspect.getmembers(errors, inspect.isclass)
+            if issubclass(found, errors.PondError) and found is not errors.PondError
+        ),
+        key=lambda found: (found.exit_code, found.__name__),
+    )
+    lines = [
+        "# Errors",
+        "",
+        "Every error pondfs raises on purpose, made from `pondfs/errors.py` by `make docs`.",
+        "*Exit code* is what a shell sees of a command; *errno* what a program sees through the",
+        "mount, or a client on the control socket. The message says what is wrong and what to",
+        "do.",
+        "",
+        "| exit code | cause | errno | |",
+        "|---|---|---|---|",
+    ]
+    for found in classes:
+        number = found.__dict__.get("errno", inspect.getattr_static(found, "errno", None))
+        takes = "errno" in inspect.signature(found.__init__).parameters
+        name = "the cause's own" if takes else errno.errorcode[number]
+        says = " ".join((found.__doc__ or "").split())
+        lines.append(f"| {found.exit_code} | `{found.__name__}` | {name} | {says} |")
+    lines += [
+        "",
+        "Other exit codes: 0 done, 70 a bug in pondfs (please report it), 130 interrupted, 141",
+        "nobody reads the output any more. `mount.pond` and `umount.pond` speak mount(8): 1 usage",
+        "or permission, 2 system, 4 a bug, 8 interrupted, 32 anything else that was in the way.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    ERRORS.write_text(errors_page())
