@@ -20,12 +20,14 @@ class StoredNode:
             one that stood in its last row.
         target: a symlink's target, else None.
         metadata: JSON (xattrs), or None.
+        allocated_bytes: how much of its size is no hole.
     """
 
     attr: AttrRow
     parent: NodeId
     target: bytes | None
     metadata: str | None
+    allocated_bytes: int
 
 
 class Image(Protocol):

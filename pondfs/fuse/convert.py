@@ -36,8 +36,8 @@ def converter(options: MountOptions) -> Convert:
         size = node.size
         if size:
             entry.st_size = size
-            # Holes are counted only once the map is in memory: `stat` must not load it.
-            stored = size if node.extents is None else node.extents.allocated_bytes
+            extents = node.extents
+            stored = node.allocated_bytes if extents is None else extents.allocated_bytes
             entry.st_blocks = (stored + BLOCK_BYTES - 1) // BLOCK_BYTES
         if node.rdev:
             entry.st_rdev = node.rdev

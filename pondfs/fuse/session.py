@@ -5,6 +5,7 @@ pyfuse3 keeps its session in module globals, so there is one for each process.
 
 import contextlib
 import ctypes
+import errno
 import logging
 import os
 import shutil
@@ -72,6 +73,7 @@ class Session:
 
     async def serve(self) -> None:
         """Answer the kernel until the mount is gone."""
+        logging.getLogger("pyfuse3").addFilter(_is_news)
         loop.install()
         await pyfuse3.main(max_tasks=MAX_TASKS)
 
@@ -133,6 +135,17 @@ class Session:
         # Only root may; others keep the kernel's default.
         with contextlib.suppress(OSError):
             Path(bdi).write_text(str(READ_AHEAD_KB))
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Pass over what pyfuse3 calls an error and is none: a reply nobody waits for any more.
+
+    The kernel answers ENOENT when the caller was killed or the mount ended meanwhile.
+    """
+    return not (
+        "fuse_reply_* failed" in str(record.msg)
+        and os.strerror(errno.ENOENT) in record.getMessage()
+    )
 
 
 def unmount_lazily(mountpoint: str) -> None:

@@ -40,6 +40,9 @@ _IO_THREADS = 2
 _MOST_OPEN_FILES = 8192
 """Data files kept open for reading, at most and if half the process's limit allows."""
 
+STRAY_AGE_S = 24 * 3600.0
+"""Leftovers of a crash are removed at this age: time enough for whoever wants to look at them."""
+
 _MANY_NODES = 50_000
 """From here on a fold leaves so much behind that returning it to the system is worth 50 ms."""
 
@@ -136,6 +139,7 @@ class DeltaStore:
         except BaseException:
             lock.release()
             raise
+        new._sweep()
         # Many entries without a checkpoint: the last process did not get to its `close`.
         new._checkpoint_quietly()
         return new
@@ -241,7 +245,7 @@ class DeltaStore:
     # --- the rest ---
 
     def remove_strays(self, min_age_s: float) -> list[str]:
-        """Remove data files nothing refers to that are at least *min_age_s* old.
+        """Remove data files of ours that nothing refers to and that are at least *min_age_s* old.
 
         Returns: their names. Only the writer may: it alone knows what it is about to commit.
         """
@@ -253,10 +257,27 @@ class DeltaStore:
             mine.add(self._publisher.undecided_file)
         removed = []
         for name in table.find_strays(self.path, snapshot):
-            if name not in mine and table.old_enough(self.path, name, min_age_s):
+            if (
+                name not in mine
+                and table.is_ours(name)
+                and table.old_enough(self.path, name, min_age_s)
+            ):
                 os.unlink(os.path.join(self.path, name))
                 removed.append(name)
         return removed
+
+    def _sweep(self) -> None:
+        """Remove old strays, unless something was set aside and they may be part of that."""
+        if not self.strays or table.has_set_aside(self.path):
+            return
+        try:
+            removed = self.remove_strays(STRAY_AGE_S)
+        except OSError as error:
+            log.warning("leftovers of a crash stay in %s: %s", self.path, error)
+            return
+        if removed:
+            log.info("removed %d data files that no commit refers to", len(removed))
+            self.strays = [name for name in self.strays if name not in removed]
 
     def checkpoint(self) -> bool:
         """Write a Delta checkpoint if enough log entries follow the last one.

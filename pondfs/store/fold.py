@@ -81,15 +81,19 @@ def _fold(rows: History, files: list[DataFile], reader: ContentReader) -> Column
 
     metadata = rows.arrow("metadata", node_rows)
     places = np.flatnonzero(metadata.is_valid().to_numpy(zero_copy_only=False))
+    extents = fold_extents(rows, place_of_row, attrs)
+    allocated = np.zeros(len(ids), np.int64)
+    np.add.at(allocated, extents["extent_nodes"], extents["extent_length"])
     return Columns(
         ids=ids,
         **attrs,
+        allocated=allocated,
         parents=parents,
         entry_dirs=entry_dirs,
         entry_nodes=entry_nodes,
         names=names,
         name_ends=name_ends,
-        **fold_extents(rows, place_of_row, attrs),
+        **extents,
         targets=_load_targets(rows, place_of_row, attrs["mode"], files, reader),
         metadata=dict(
             zip(places.tolist(), metadata.take(pa.array(places)).to_pylist(), strict=True)

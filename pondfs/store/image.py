@@ -39,7 +39,8 @@ class Columns:
     parallel, sorted by directory; ``name_ends`` has one more, starting with 0: entry *i* is named
     ``names[name_ends[i]:name_ends[i + 1]]``. ``extent_*`` are parallel, sorted by (node, offset),
     and do not overlap. ``entry_dirs``, ``entry_nodes``, ``parents`` and ``extent_nodes`` are
-    places in ``ids``. ``targets`` and ``metadata`` are by place, only for nodes that have one.
+    places in ``ids``. ``allocated`` is the sum of a node's extents. ``targets`` and ``metadata``
+    are by place, only for nodes that have one.
     """
 
     ids: Ints
@@ -52,6 +53,7 @@ class Columns:
     atime_ns: Ints
     mtime_ns: Ints
     ctime_ns: Ints
+    allocated: Ints
     parents: Ints
     entry_dirs: Ints
     entry_nodes: Ints
@@ -115,6 +117,7 @@ class TableImage:
             columns.ids.item(columns.parents.item(place)),
             columns.targets.get(place),
             columns.metadata.get(place),
+            columns.allocated.item(place),
         )
 
     def load_entries(self, directory: NodeId) -> dict[bytes, NodeId]:

@@ -5,8 +5,10 @@ been told that the pond exists, so the next `create` starts over.
 """
 
 import os
+import re
 import shutil
 import stat
+import tempfile
 import time
 from dataclasses import dataclass
 from urllib.parse import unquote
@@ -27,6 +29,8 @@ POND_DIR = "_pond"
 """Holds what is local and can be rebuilt; Delta readers skip names with an underscore."""
 
 SET_ASIDE_DIR = "set-aside"
+
+_OUR_NAME = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.parquet")
 _CREATING = "creating"
 _LOST_AND_FOUND = "lost+found"  # a fresh ext4 has one; the store may be a disk of its own
 
@@ -116,23 +120,33 @@ def _is_empty(store: str) -> bool:
 
 
 def create_table(store: str) -> None:
-    """Let delta-rs create the empty table (Delta version 0), then make it durable."""
+    """Make the empty table (Delta version 0), durably.
+
+    delta-rs says what the first log entry holds, in a directory of its own: it takes a path for a
+    URL, so that a store named ``100%`` or with a line break would not be the one it makes.
+    """
     from deltalake import DeltaTable
 
+    from pondfs.store.commit import put_entry
     from pondfs.store.schema import delta_schema
 
-    DeltaTable.create(
-        store,
-        schema=delta_schema(),
-        name="pond",
-        description="A pondfs filesystem: one row per change. See the columns' comments.",
-        configuration=_CONFIGURATION,
-    )
+    with tempfile.TemporaryDirectory(prefix="pond-") as scratch:
+        DeltaTable.create(
+            scratch,
+            schema=delta_schema(),
+            name="pond",
+            description="A pondfs filesystem: one row per change. See the columns' comments.",
+            configuration=_CONFIGURATION,
+        )
+        with open(os.path.join(scratch, LOG_DIR, entry_name(0)), "rb") as file:
+            entry = file.read()
     log_dir = os.path.join(store, LOG_DIR)
-    os.chmod(log_dir, 0o700)
-    for name in os.listdir(log_dir):
-        fsync_path(os.path.join(log_dir, name))
-    fsync_path(log_dir)
+    os.mkdir(log_dir, 0o700)
+    log_fd = os.open(log_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        put_entry(log_fd, log_dir, 0, entry)
+    finally:
+        os.close(log_fd)
     fsync_path(store)
     fault("create:table")
 
@@ -197,6 +211,19 @@ def find_strays(store: str, snapshot: Snapshot) -> list[str]:
         for name in os.listdir(store)
         if name.endswith(".parquet") and name not in snapshot.adds and name not in snapshot.removes
     )
+
+
+def has_set_aside(store: str) -> bool:
+    """Return whether something of the log was ever set aside: its data files are strays, too."""
+    try:
+        return bool(os.listdir(os.path.join(store, POND_DIR, SET_ASIDE_DIR)))
+    except FileNotFoundError:
+        return False
+
+
+def is_ours(name: str) -> bool:
+    """Return whether a data file has a name as we give them: a bare UUID."""
+    return _OUR_NAME.fullmatch(name) is not None
 
 
 def old_enough(store: str, name: str, min_age_s: float) -> bool:

@@ -26,6 +26,7 @@ class Node:
         parent: a directory that has an entry for it; rows about it go to that partition.
         children: a directory's entries; None while not loaded.
         extents: a regular file's bytes; None while not loaded.
+        allocated_bytes: how much of the size is no hole, while *extents* is not loaded.
         target: a symlink's target.
         xattrs: extended attributes, or None when it has none.
         fresh: contents written since the last cut or stage, in order.
@@ -39,6 +40,7 @@ class Node:
     """
 
     __slots__ = (
+        "allocated_bytes",
         "atime_ns",
         "changed",
         "children",
@@ -79,6 +81,7 @@ class Node:
         self.parent = parent
         self.children: dict[bytes, NodeId] | None = None
         self.extents: ExtentMap | None = None
+        self.allocated_bytes = 0
         self.target: bytes | None = None
         self.xattrs: dict[bytes, bytes] | None = None
         self.fresh: list[Content] = []
@@ -164,6 +167,7 @@ class NodeTable:
         node.target = stored.target
         node.xattrs = decode_xattrs(stored.metadata)
         node.stored = True
+        node.allocated_bytes = stored.allocated_bytes
         self.live[node_id] = node
         return node
 
