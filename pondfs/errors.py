@@ -113,3 +113,10 @@ class DaemonRefused(PondError):
     def __init__(self, message: str, errno: int) -> None:
         super().__init__(message)
         self.errno = errno or _errno.EIO
+
+
+class NoSuchVersion(PondError):
+    """What was given as a version or time names none that the pond has."""
+
+    errno = _errno.ENOENT
+    exit_code = 10

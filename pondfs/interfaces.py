@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from pondfs.extent import Content, Extent
 from pondfs.node import NodeId, Version
-from pondfs.oplog import AttrRow, Cut, Row, Settled
+from pondfs.oplog import AttrRow, Cut, Row, Settled, VersionInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,12 @@ class Image(Protocol):
     def find_node(self, node_id: NodeId) -> StoredNode | None:
         """Return the node, or None when this version does not have it."""
 
+    def find_place(self, node_id: NodeId) -> int:
+        """Return the node's number among this version's nodes, from 0; -1 if it is not there."""
+
+    def id_at(self, place: int) -> NodeId:
+        """Return the node with that number. Raises: IndexError."""
+
     def load_entries(self, directory: NodeId) -> dict[bytes, NodeId]:
         """Return the directory's entries; empty for an empty or unknown directory."""
 
@@ -54,6 +60,12 @@ class Store(Protocol):
 
     def load_image(self) -> Image:
         """Fold the oplog into the newest version's image."""
+
+    def load_image_at(self, version: Version | None) -> Image:
+        """Fold the oplog into the image of *version* (None: the newest)."""
+
+    def list_versions(self) -> list[VersionInfo]:
+        """Return all versions, newest first."""
 
     def stage(self, version: Version, first_seq: int, rows: Sequence[Row]) -> Settled:
         """Write rows of the coming *version* early; nothing refers to them until its commit.

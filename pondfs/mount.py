@@ -20,9 +20,11 @@ from pondfs import logs
 from pondfs.errors import MountFailed, PondError, PondLocked, SystemFailure
 from pondfs.mountinfo import find_pond_at
 from pondfs.options import MountOptions, check_places
+from pondfs.when import resolve
 
 if TYPE_CHECKING:
     from pondfs.fuse.session import Session
+    from pondfs.node import Version
     from pondfs.store import DeltaStore
     from pondfs.vfs.vfs import Vfs
 
@@ -167,6 +169,8 @@ def _serve(options: MountOptions, report: Report) -> int:
                 max_pending_bytes=options.max_pending_bytes,
                 atime=not options.ro and "noatime" not in options.kernel,
                 acl=options.acl,
+                ponddir=options.ponddir,
+                version=_past_version(store, options.at),
             ),
         )
         # What is loaded now stays: the collector need not look at it again. Nodes that pile up
@@ -185,6 +189,19 @@ def _serve(options: MountOptions, report: Report) -> int:
         store.close()
     log.info("unmounted %s at version %d", options.mountpoint, vfs.committer.version)
     return 0 if saved else 2
+
+
+def _past_version(store: "DeltaStore", at: str | None) -> "Version | None":
+    """Return the version to show; None for the newest. Raises: NoSuchVersion."""
+    if at is None:
+        return None
+    versions = store.list_versions()[::-1]
+    return resolve(
+        at,
+        [info.version for info in versions],
+        [info.time_ns for info in versions],
+        time.time_ns(),
+    )
 
 
 def _open_store(options: MountOptions, socket: Path) -> "DeltaStore":

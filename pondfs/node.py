@@ -14,6 +14,9 @@ Version = NewType("Version", int)
 
 ROOT = NodeId(1)
 
+PAST = NodeId(1 << 63)
+"""Inode numbers from here on are in `.pond/`; live nodes have 63 bits."""
+
 # What the `file_type` column says, by the S_IFMT bits of the mode.
 FILE_TYPES: dict[int, str] = {
     stat.S_IFREG: "file",

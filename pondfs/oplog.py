@@ -117,3 +117,9 @@ class VersionInfo:
     nodes_changed: int
     nodes_removed: int
     bytes_added: int
+
+    @property
+    def time_ns(self) -> int:
+        """The timestamp in nanoseconds since 1970 UTC, exactly."""
+        whole = int(self.timestamp.replace(microsecond=0).timestamp())
+        return whole * 10**9 + self.timestamp.microsecond * 1000

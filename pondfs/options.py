@@ -11,16 +11,20 @@ import os
 import pwd
 import re
 import stat
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pondfs.errors import MountFailed, UsageError
+from pondfs.errors import MountFailed, NoSuchVersion, UsageError
 from pondfs.mountinfo import find_pond_at
+from pondfs.when import parse as parse_when
 
 DEFAULT_COMMIT_S = 5.0
 """How long a change may stay pending: what ext4 takes."""
+
+PONDDIRS = ("hidden", "visible", "off")
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -64,6 +68,8 @@ class MountOptions:
         entry_timeout_s: the same for names that exist.
         negative_timeout_s: the same for names that do not.
         log_level: one of `LOG_LEVELS`.
+        ponddir: how `.pond/` is shown: one of `PONDDIRS`.
+        at: show the version this means (see `pondfs.when`) instead of the newest; read-only.
         kernel: VFS options for libfuse as written, such as ``noexec``.
     """
 
@@ -85,6 +91,8 @@ class MountOptions:
     entry_timeout_s: float = 3600.0
     negative_timeout_s: float = 3600.0
     log_level: str = "info"
+    ponddir: str = "hidden"
+    at: str | None = None
     kernel: tuple[str, ...] = ()
 
 
@@ -200,6 +208,8 @@ def parse_options(
         kernel=tuple(kernel.values()),
         **fields,
     )
+    if made.at is not None and not made.ro:
+        raise UsageError("a past version can't be changed: mount it with -o ro as well")
     return replace(made, xattr=True) if made.acl else made
 
 
@@ -274,6 +284,26 @@ def _log_level(text: str) -> str:
     return text
 
 
+def _ponddir(text: str) -> str:
+    if text not in PONDDIRS:
+        raise ValueError("takes one of " + ", ".join(PONDDIRS))
+    return text
+
+
+def _when(text: str) -> str:
+    try:
+        parse_when(text, time.time_ns())
+    except NoSuchVersion as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
+def _version(text: str) -> str:
+    if not re.fullmatch("[0-9]{1,18}", text):
+        raise ValueError("takes a version number, such as 42: see pond log")
+    return f"v{text}"
+
+
 def _user(text: str) -> int:
     return _id(text, "user", lambda name: pwd.getpwnam(name).pw_uid)
 
@@ -311,4 +341,7 @@ _VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "entry_timeout": ("entry_timeout_s", _seconds),
     "negative_timeout": ("negative_timeout_s", _seconds),
     "log": ("log_level", _log_level),
+    "ponddir": ("ponddir", _ponddir),
+    "version": ("at", _version),
+    "at": ("at", _when),
 }

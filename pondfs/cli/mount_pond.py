@@ -57,6 +57,9 @@ def command(
       acl                 POSIX ACLs; implies xattr
       attr_timeout= entry_timeout= negative_timeout=SECONDS
                           how long the kernel may believe what it knows (3600)
+      version=N at=WHEN   with ro: show the tree as it was then
+      ponddir=hidden|visible|off
+                          old versions in .pond/: reachable, listed too, or not there (hidden)
       nocreate            refuse a STORE that does not exist
       log=LEVEL           debug, info, warning or error (info)
       noexec nosuid nodev noatime sync dirsync …

@@ -5,6 +5,8 @@ Nothing is decided here. Requests the kernel can be told not to send (flush, get
 """
 
 import errno
+import os
+import stat
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,11 +15,12 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext
 
 from pondfs.fuse.convert import converter
 from pondfs.fuse.errors import answers
-from pondfs.node import NodeId
+from pondfs.node import PAST, NodeId
 from pondfs.options import MountOptions
 from pondfs.vfs.attr import Change
 from pondfs.vfs.base import Caller
 from pondfs.vfs.namespace import Listing
+from pondfs.vfs.past import LOG, STATUS, VERSIONS
 from pondfs.vfs.vfs import Vfs
 
 
@@ -44,8 +47,24 @@ class Operations(pyfuse3.Operations):
 
     @answers
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        if parent_inode >= PAST:
+            return await self._lookup_past(parent_inode, name)
         node = self._vfs.lookup(NodeId(parent_inode), name)
         return self._nothing if node is None else self._entry(node)
+
+    async def _lookup_past(self, parent_inode: int, name: bytes) -> EntryAttributes:
+        past = self._vfs.past
+        await past.ready(parent_inode)
+        node = self._vfs.lookup(NodeId(parent_inode), name)
+        if node is not None:
+            return self._entry(node)
+        node = await past.lookup(parent_inode, name)
+        if node is None:
+            return self._nothing
+        entry = self._entry(node)
+        # What `10m-ago` means changes.
+        entry.entry_timeout = 0
+        return entry
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         self._vfs.forget(inode_list)
@@ -98,12 +117,16 @@ class Operations(pyfuse3.Operations):
 
     @answers
     async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
+        if inode >= PAST:
+            await self._vfs.past.ready(inode)
         return self._vfs.readlink(NodeId(inode))
 
     # --- listing ---
 
     @answers
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
+        if inode >= PAST:
+            await self._vfs.past.ready(inode)
         handle = self._next_listing
         self._next_listing += 1
         self._listings[handle] = self._vfs.open_directory(NodeId(inode))
@@ -113,6 +136,11 @@ class Operations(pyfuse3.Operations):
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         vfs, entry_of = self._vfs, self._entry
         listing = self._listings[fh]
+        if listing.node.id >= PAST:
+            await vfs.past.ready(listing.node.id)
+            if listing.node.id == VERSIONS:
+                await self._list_versions(start_id, token)
+                return
         names = vfs.list_names(listing, start_id)
         reply = pyfuse3.readdir_reply
         for at in range(start_id, len(names)):
@@ -124,6 +152,18 @@ class Operations(pyfuse3.Operations):
                 return
             if at >= 2:  # the kernel takes no reference for `.` and `..`
                 node.lookups += 1
+
+    async def _list_versions(self, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        # Only the numbers: what a tree's root looks like is asked when somebody wants to know.
+        entry = EntryAttributes()
+        entry.st_mode = stat.S_IFDIR | 0o755
+        entry.attr_timeout = 0
+        entry.entry_timeout = 0
+        found = await self._vfs.past.list_versions()
+        for at in range(start_id, len(found)):
+            name, entry.st_ino = found[at]
+            if not pyfuse3.readdir_reply(token, name, entry, at + 1):
+                return
 
     @answers
     async def releasedir(self, fh: int) -> None:
@@ -137,6 +177,8 @@ class Operations(pyfuse3.Operations):
 
     @answers
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
+        if inode >= PAST:
+            await self._vfs.past.ready(inode)
         return self._entry(self._vfs.getattr(NodeId(inode)))
 
     @answers
@@ -183,6 +225,14 @@ class Operations(pyfuse3.Operations):
 
     @answers
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
+        if inode >= PAST:
+            await self._vfs.past.ready(inode)
+            if inode in (LOG, STATUS):
+                if flags & os.O_ACCMODE:
+                    self._vfs.may_change(inode)
+                text = await self._vfs.past.open_text(inode)
+                # Its size is known only now: the kernel shall believe what is read.
+                return FileInfo(fh=text.id, direct_io=True, keep_cache=False)
         self._vfs.open(NodeId(inode), flags)
         return FileInfo(fh=inode, keep_cache=True)
 
@@ -221,12 +271,16 @@ class Operations(pyfuse3.Operations):
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
         if not self._xattr:
             raise FUSEError(errno.ENOSYS)
+        if inode >= PAST:
+            await self._vfs.past.ready(inode)
         return self._vfs.getxattr(NodeId(inode), name)
 
     @answers
     async def listxattr(self, inode: int, ctx: RequestContext) -> list[bytes]:
         if not self._xattr:
             raise FUSEError(errno.ENOSYS)
+        if inode >= PAST:
+            await self._vfs.past.ready(inode)
         return self._vfs.listxattr(NodeId(inode))
 
     @answers

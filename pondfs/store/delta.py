@@ -7,13 +7,14 @@ import resource
 import stat
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import pyarrow as pa
 
 from pondfs.errors import NotAPond, NotPermitted, StoreDamaged
 from pondfs.extent import Content
 from pondfs.node import ROOT, Version
-from pondfs.oplog import Cut, Row, Settled, Summary
+from pondfs.oplog import Cut, Row, Settled, Summary, VersionInfo
 from pondfs.store import checkpoint, commit, table
 from pondfs.store.content import ContentReader, DataFile
 from pondfs.store.datafile import unlink_quietly, write_data_file
@@ -28,6 +29,7 @@ from pondfs.store.files import data_files
 from pondfs.store.fold import load_image
 from pondfs.store.image import TableImage
 from pondfs.store.lock import WriterLock
+from pondfs.store.log import read_versions
 from pondfs.store.publish import Publisher
 from pondfs.store.rows import commit_row
 
@@ -225,6 +227,10 @@ class DeltaStore:
                 f"{self._version}: restore it from a backup"
             )
         return image
+
+    def list_versions(self) -> list[VersionInfo]:
+        """Return all versions, newest first."""
+        return read_versions(Path(self.path), None)
 
     def read(self, content: Content, skip: int, target: memoryview) -> None:
         """Fill *target* with bytes of a stored *content* from *skip*."""

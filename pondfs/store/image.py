@@ -120,6 +120,14 @@ class TableImage:
             columns.allocated.item(place),
         )
 
+    def find_place(self, node_id: NodeId) -> int:
+        """Return the node's number among this version's nodes, from 0; -1 if it is not there."""
+        return self._find(node_id)
+
+    def id_at(self, place: int) -> NodeId:
+        """Return the node with that number. Raises: IndexError."""
+        return NodeId(self._columns.ids.item(place))
+
     def load_entries(self, directory: NodeId) -> dict[bytes, NodeId]:
         """Return the directory's entries; empty for an empty or unknown directory."""
         place = self._find(directory)

@@ -9,6 +9,7 @@ In reading order:
 - ``attr``: attributes: chmod, chown, truncate, times
 - ``file``: open, read, write, release
 - ``xattr`` ``acl``: extended attributes, and the POSIX ACLs among them
+- ``past``: `.pond/`: old versions inside the mount
 - ``committer``: the one task that stages and commits
 - ``vfs``: joins them
 """

@@ -37,7 +37,7 @@ class Attributes(VfsBase):
 
         Raises: FileError EROFS, EFBIG, EISDIR, EINVAL (truncate of what is no file), ENOSPC.
         """
-        self.may_change()
+        self.may_change(node_id)
         node = self.nodes.get(node_id)
         now = now_ns() if change.ctime_ns is None else change.ctime_ns
         if change.size is not None:
@@ -70,7 +70,7 @@ class Attributes(VfsBase):
             if node.valid_below is None or size < node.valid_below:
                 node.valid_below = size
         elif size > node.size:
-            self.may_grow()
+            self.may_grow(node.id)
         node.size = size
 
     def statfs(self) -> os.statvfs_result:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pondfs.errors import FileError
 from pondfs.interfaces import Store
-from pondfs.node import NodeId
+from pondfs.node import PAST, NodeId, Version
 from pondfs.vfs.committer import Committer
 from pondfs.vfs.nodes import Node, NodeTable
 from pondfs.vfs.pending import Pending
@@ -41,6 +41,8 @@ class VfsOptions:
             (memory is bounded all the same, as content is staged).
         atime: keep access times (as relatime does).
         acl: POSIX ACLs decide with the mode.
+        ponddir: how `.pond/` is shown: ``hidden`` (reachable, not listed), ``visible`` or ``off``.
+        version: show this version instead of the newest; only read-only.
     """
 
     read_only: bool = False
@@ -48,6 +50,8 @@ class VfsOptions:
     max_pending_bytes: int | None = None
     atime: bool = True
     acl: bool = False
+    ponddir: str = "hidden"
+    version: Version | None = None
 
 
 def now_ns() -> int:
@@ -62,33 +66,37 @@ class VfsBase:
         self.store = store
         self.options = options
         self.read_only = options.read_only
-        self.nodes = NodeTable(store.load_image())
+        self.nodes = NodeTable(
+            store.load_image() if options.version is None else store.load_image_at(options.version)
+        )
         self.pending = Pending(self.nodes)
         self.committer = Committer(
             store, self.pending, self.nodes.image.version, options.commit_s,
             options.max_pending_bytes,
         )  # fmt: skip
 
-    def may_change(self) -> None:
-        """Refuse changes to a read-only tree. Raises: FileError EROFS."""
-        if self.read_only:
+    def may_change(self, node_id: int, other_id: int = 0) -> None:
+        """Refuse changes to read-only trees: a whole mount's, or the past's.
+
+        Raises: FileError EROFS.
+        """
+        if self.read_only or node_id >= PAST or other_id >= PAST:
             raise FileError(errno.EROFS)
 
-    def may_grow(self) -> None:
-        """Refuse changes that need room in the store when it has none.
+    def may_grow(self, node_id: int, other_id: int = 0) -> None:
+        """As `may_change`, and refuse what needs room in the store when it has none.
 
         Deleting must stay possible then, so it does not ask.
 
         Raises: FileError EROFS, or the errno of the failing commit (ENOSPC, EDQUOT).
         """
-        if self.read_only:
-            raise FileError(errno.EROFS)
+        self.may_change(node_id, other_id)
         if self.committer.refuses_growth:
             raise FileError(self.committer.failure_errno)
 
     def touch_atime(self, node: Node) -> None:
         """Move the atime as relatime does: not past one that is newer than the last change."""
-        if self.read_only or not self.options.atime:
+        if self.read_only or not self.options.atime or node.id >= PAST:
             return
         # A finer clock than the rest has: an access in the tick of a change must come after it.
         now = time.time_ns()

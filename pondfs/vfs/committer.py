@@ -12,6 +12,7 @@ import errno
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import trio
@@ -94,6 +95,7 @@ class Committer:
         self._retry_s = FIRST_RETRY_S
         self._closing = False
         self._abandoned = False
+        self.on_commit: Callable[[Version, int], None] = lambda version, time_ns: None
         pending.on_first_change = self.wake
 
     # --- asking ---
@@ -264,6 +266,7 @@ class Committer:
             self._pending.settle(settled)
         self._cut = None
         ticket.version = cut.version
+        self.on_commit(cut.version, cut.time_ns)
         self.last = LastCommit(
             cut.version,
             time.time(),

@@ -48,8 +48,9 @@ class Files(Attributes):
         Raises: FileError EROFS, ENOSPC.
         """
         node = self.nodes.get(node_id)
+        if flags & (os.O_ACCMODE | os.O_TRUNC) != os.O_RDONLY:
+            self.may_change(node_id)
         if flags & os.O_TRUNC and node.size:
-            self.may_change()
             self.truncate(node, 0)
             node.mtime_ns = node.ctime_ns = now_ns()
             self.pending.touch(node)
@@ -155,7 +156,7 @@ class Files(Attributes):
         length = len(data)
         if offset + length > MAX_FILE_SIZE:
             raise FileError(errno.EFBIG)
-        self.may_grow()
+        self.may_grow(node_id)
         pending = self.pending
         if not self.committer.has_room:
             await self.committer.wait_for_room()

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 
 from pondfs.entry import LINK_MAX, SYMLINK_MAX, check_name
 from pondfs.errors import FileError
-from pondfs.node import NodeId
+from pondfs.node import ROOT, NodeId
 from pondfs.vfs import acl
 from pondfs.vfs.base import Caller, VfsBase, now_ns
 from pondfs.vfs.nodes import Node
+from pondfs.vfs.past import NAME, POND
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
@@ -53,7 +54,9 @@ class Namespace(VfsBase):
         node_id = children.get(name)
         if node_id is None:
             check_name(name)
-            return None
+            if not self._is_pond_dir(parent_id, name):
+                return None
+            node_id = POND
         node = nodes.live.get(node_id) or nodes.get(node_id)
         node.lookups += 1
         return node
@@ -85,7 +88,7 @@ class Namespace(VfsBase):
 
         Raises: FileError EPERM (a directory), EEXIST, ENOENT, EMLINK, ENAMETOOLONG, EROFS.
         """
-        self.may_grow()
+        self.may_grow(node_id, parent_id)
         node = self.nodes.get(node_id)
         parent, children = self._new_name(parent_id, name)
         if stat.S_ISDIR(node.mode):
@@ -143,11 +146,14 @@ class Namespace(VfsBase):
         if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE):
             raise FileError(errno.EINVAL)
         old_dir, old_children, node = self._existing(old_id, old_name)
+        self.may_change(new_id)
         new_dir = self.directory(new_id)
         new_children = self.nodes.children(new_dir)
         check_name(new_name)
         if not new_dir.nlink:
             raise FileError(errno.ENOENT)
+        if self._is_pond_dir(new_id, new_name):
+            raise FileError(errno.EBUSY)
         other_id = new_children.get(new_name)
         if other_id is not None and flags & RENAME_NOREPLACE:
             raise FileError(errno.EEXIST)
@@ -203,6 +209,8 @@ class Namespace(VfsBase):
         if start == 0 or listing.names is None:
             self.touch_atime(listing.node)
             listing.names = [b".", b"..", *self.nodes.children(listing.node)]
+            if listing.node.id == ROOT and self.options.ponddir == "visible":
+                listing.names.append(NAME)
         return listing.names
 
     def list_entry(self, listing: Listing, name: bytes) -> Node | None:
@@ -215,7 +223,7 @@ class Namespace(VfsBase):
             return directory
         if name == b"..":
             return nodes.get(directory.parent)
-        return None
+        return nodes.get(POND) if self._is_pond_dir(directory.id, name) else None
 
     def close_directory(self, listing: Listing) -> None:
         """End a listing."""
@@ -236,7 +244,7 @@ class Namespace(VfsBase):
             self.nodes.forget(NodeId(node_id), count)
 
     def _add(self, parent_id: NodeId, name: bytes, mode: int, rdev: int, caller: Caller) -> Node:
-        self.may_grow()
+        self.may_grow(parent_id)
         parent, children = self._new_name(parent_id, name)
         now = now_ns()
         gid = caller.gid
@@ -268,19 +276,23 @@ class Namespace(VfsBase):
         if not parent.nlink:
             raise FileError(errno.ENOENT)
         children = self.nodes.children(parent)
-        if name in children:
+        if name in children or self._is_pond_dir(parent_id, name):
             raise FileError(errno.EEXIST)
         return parent, children
 
     def _existing(self, parent_id: NodeId, name: bytes) -> tuple[Node, dict[bytes, NodeId], Node]:
-        self.may_change()
+        self.may_change(parent_id)
         parent = self.directory(parent_id)
         children = self.nodes.children(parent)
         node_id = children.get(name)
         if node_id is None:
             check_name(name)
-            raise FileError(errno.ENOENT)
+            raise FileError(errno.EBUSY if self._is_pond_dir(parent_id, name) else errno.ENOENT)
         return parent, children, self.nodes.get(node_id)
+
+    def _is_pond_dir(self, parent_id: NodeId, name: bytes) -> bool:
+        """Whether the entry, which the tree itself does not have, is `.pond/`."""
+        return parent_id == ROOT and name == NAME and self.options.ponddir != "off"
 
     def _drop_name(self, node: Node, now: int) -> None:
         node.ctime_ns = now

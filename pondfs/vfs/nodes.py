@@ -9,12 +9,13 @@ import base64
 import errno
 import json
 import stat
+from collections.abc import Callable
 from typing import Any
 
 from pondfs.errors import FileError
-from pondfs.extent import Content, ExtentMap
-from pondfs.interfaces import Image
-from pondfs.node import ROOT, NodeId, new_node_id
+from pondfs.extent import Content, Extent, ExtentMap
+from pondfs.interfaces import Image, StoredNode
+from pondfs.node import PAST, ROOT, NodeId, new_node_id
 from pondfs.oplog import AttrRow
 
 
@@ -110,6 +111,20 @@ class Node:
         """Return the JSON for a row's ``metadata`` column; None when there is nothing to say."""
         return encode_xattrs(self.xattrs) if self.xattrs else None
 
+    def take(self, stored: StoredNode) -> None:
+        """Take over what an image holds beside attributes and parent."""
+        self.target = stored.target
+        self.xattrs = decode_xattrs(stored.metadata)
+        self.allocated_bytes = stored.allocated_bytes
+
+    def load_children(self, image: Image) -> dict[bytes, NodeId]:
+        """Return the directory's entries as they are stored."""
+        return image.load_entries(self.id)
+
+    def load_extents(self, image: Image) -> list[Extent]:
+        """Return the file's bytes as they are stored."""
+        return image.load_extents(self.id)
+
 
 def encode_xattrs(xattrs: dict[bytes, bytes]) -> str:
     """Return ``{"xattrs": {name: base64}}``; names that are not UTF-8 stand base64-coded apart."""
@@ -144,6 +159,8 @@ class NodeTable:
     def __init__(self, image: Image) -> None:
         self.image = image
         self.live: dict[NodeId, Node] = {}
+        # Makes the nodes of `.pond/`, whose numbers begin at PAST; set by `past`.
+        self.find_past: Callable[[NodeId], Node | None] = lambda node_id: None
         # Nodes made since the image less nodes of the image that are gone: statfs's f_files.
         self.born = 0
 
@@ -160,14 +177,17 @@ class NodeTable:
         node = self.live.get(node_id)
         if node is not None:
             return node
-        stored = self.image.find_node(node_id)
-        if stored is None:
-            raise FileError(errno.ESTALE)
-        node = Node(node_id, stored.attr, stored.parent)
-        node.target = stored.target
-        node.xattrs = decode_xattrs(stored.metadata)
-        node.stored = True
-        node.allocated_bytes = stored.allocated_bytes
+        if node_id >= PAST:
+            node = self.find_past(node_id)
+            if node is None:
+                raise FileError(errno.ESTALE)
+        else:
+            stored = self.image.find_node(node_id)
+            if stored is None:
+                raise FileError(errno.ESTALE)
+            node = Node(node_id, stored.attr, stored.parent)
+            node.take(stored)
+            node.stored = True
         self.live[node_id] = node
         return node
 
@@ -180,14 +200,14 @@ class NodeTable:
         if children is None:
             if not stat.S_ISDIR(node.mode):
                 raise FileError(errno.ENOTDIR)
-            children = node.children = self.image.load_entries(node.id)
+            children = node.children = node.load_children(self.image)
         return children
 
     def extents(self, node: Node) -> ExtentMap:
         """Return the file's extents, loading them on first use."""
         extents = node.extents
         if extents is None:
-            extents = node.extents = ExtentMap(self.image.load_extents(node.id))
+            extents = node.extents = ExtentMap(node.load_extents(self.image))
         return extents
 
     def add(self, attr: AttrRow, parent: NodeId) -> Node:

@@ -50,7 +50,7 @@ class Xattrs(VfsBase):
 
         Raises: FileError E2BIG, ENOSPC (more than the kernel can list), EROFS, or as `check_name`.
         """
-        self.may_grow()
+        self.may_grow(node_id)
         check_name(name)
         if len(value) > XATTR_SIZE_MAX:
             raise FileError(errno.E2BIG)
@@ -75,7 +75,7 @@ class Xattrs(VfsBase):
 
     def removexattr(self, node_id: NodeId, name: bytes) -> None:
         """Remove the attribute. Raises: FileError ENODATA, EROFS."""
-        self.may_change()
+        self.may_change(node_id)
         check_name(name)
         node = self.nodes.get(node_id)
         if node.xattrs is None or name not in node.xattrs:
