@@ -35,11 +35,14 @@ def command(message: str, as_json: bool) -> None:
     result = {key: reply.get(key) for key in keys}
     if as_json:
         print_json(result)
-    elif result["version"] is None:
+        return
+    operations = result["operations"] or 0
+    if result["version"] is None:
         click.echo("nothing pending" + ("" if client else ": the pond is not mounted"))
     else:
         click.echo(
-            f"version {result['version']}: {format_count(result['operations'] or 0)} operations, "
+            f"version {result['version']}: {format_count(operations)} "
+            f"operation{'' if operations == 1 else 's'}, "
             f"{format_size(result['bytes'] or 0)} "
             f"in {format_duration((result['duration_ms'] or 0) / 1000)}"
         )

@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar, TypeVarTuple
 
 import trio
 
@@ -25,6 +26,9 @@ from pondfs.vfs import offload
 from pondfs.vfs.pending import Pending
 
 log = logging.getLogger("pondfs.commit")
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 15.0
@@ -261,7 +265,7 @@ class Committer:
         cut = self._cut
         assert cut is not None
         started = time.perf_counter()
-        settled = await offload.run(self._store.commit, cut)
+        settled = await self._in_thread(self._store.commit, cut)
         if settled is not None:
             self._pending.settle(settled)
         self._cut = None
@@ -283,7 +287,7 @@ class Committer:
         if not rows:
             return
         try:
-            settled = await offload.run(
+            settled = await self._in_thread(
                 self._store.stage, Version(self.version + 1), pending.next_seq, rows
             )
         except (OSError, PondError) as error:
@@ -293,6 +297,19 @@ class Committer:
             pending.stage_done(settled, len(rows), about)
             self._succeeded()
         self._open_room()
+
+    async def _in_thread(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        """Call the store; an error nobody thought of is a failure like the disk's.
+
+        What was taken is kept and tried again, and reads go on; ending the mount would lose it.
+        """
+        try:
+            return await offload.run(function, *args)
+        except (OSError, PondError):
+            raise
+        except Exception as error:
+            log.exception("a bug in pondfs; please report it")
+            raise OSError(errno.EIO, f"{type(error).__name__}: {error}") from error
 
     def _open_room(self) -> None:
         self._room.set()
