@@ -146,6 +146,9 @@ def _detach(mount: Mount, *, lazy: bool, abort: bool) -> None:
         raise MountFailed(
             f"{place} is in use{by if users else ''}: leave it and try again, or detach it with -l"
         )
+    if "/etc/mtab" in said:
+        # fusermount3 wants it; a minimal installation has none.
+        said += ": sudo ln -s ../proc/self/mounts /etc/mtab, then try again"
     raise MountFailed(f"cannot unmount {place}: {said}")
 
 

@@ -28,6 +28,15 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Say at once what an ordinary user would learn from a thousand failures."""
+    if os.geteuid() != 0:
+        pytest.exit(
+            "the tests mount, change owners and use loop devices: they need root (sudo make test)",
+            returncode=1,
+        )
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Clear away what a killed test session left mounted, and everything of this one at its end.

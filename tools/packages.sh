@@ -74,7 +74,7 @@ elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
     as_root=(sudo -n)
 else
     die "packages are missing; please run, then try again:" \
-        "sudo apt-get update && sudo apt-get install -y ${missing[*]}"
+        "sudo apt-get update && sudo apt-get install -y --no-install-recommends ${missing[*]}"
 fi
 
 printf '==> apt: %s\n' "${missing[*]}"

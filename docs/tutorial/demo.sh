@@ -30,12 +30,14 @@ field() {
     pond status --json | python -c 'import json, sys; print(json.load(sys.stdin)[sys.argv[1]])' "$1"
 }
 
-mounted_here=
+mounted_here='' made_here=''
 leave() {
     code=$?
     if [ -n "$mounted_here" ]; then
         pond umount "$mnt" || true
-        rmdir "$mnt" 2>/dev/null || true
+    fi
+    if [ -n "$made_here" ]; then
+        rmdir "$made_here" 2>/dev/null || true
     fi
     exit $code
 }
@@ -53,6 +55,7 @@ fi
 mnt=$(field mountpoint)
 if [ "$mnt" = None ]; then
     mnt=$(mktemp -d "${TMPDIR:-/tmp}/pond.XXXXXX")
+    made_here=$mnt
     say "Mount it. From here on it is a directory like any other."
     show mount.pond "$mnt"
     mounted_here=yes
@@ -76,6 +79,13 @@ say "Make all of it one version, with a message. (Every 5 seconds that happens b
 show pond commit -m "demo tree $number"
 show pond log -n 3
 
+say "Change your mind, and look back: every version of the whole tree is in .pond/."
+version=$(field version)
+show sed -i '1s/.*/# Somebody else'"'"'s pond/' "$dir/README.md"
+show head -n 1 "$dir/README.md"
+show head -n 1 "$mnt/.pond/versions/$version/demo-$number/README.md"
+show cp -a "$mnt/.pond/versions/$version/demo-$number/README.md" "$dir/README.md"
+
 say "The pond is a Delta table. Polars reads it, without pondfs:"
 show python docs/tutorial/second_reader.py "$store" "demo-$number/README.md"
 
@@ -83,7 +93,6 @@ if [ "${KEEP:-}" = "" ] && [ -n "$mounted_here" ]; then
     say "Unmount. When this returns, everything is on the disk."
     show pond umount "$mnt"
     mounted_here=
-    rmdir "$mnt"
     mnt=DIRECTORY
     say "To go on by hand (source .venv/bin/activate, or call .venv/bin/…):"
     go_on=("mkdir $mnt" "mount.pond $mnt")
