@@ -51,7 +51,7 @@ def mount(options: MountOptions) -> int:
     check_places(options.store, options.mountpoint)
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         raise SystemFailure(
-            "/dev/fuse can't be opened: sudo modprobe fuse; if it is there, sudo chmod 666 /dev/fuse"
+            "/dev/fuse can't be opened: sudo modprobe fuse, then sudo chmod 666 /dev/fuse"
         )
     if options.foreground:
         return _serve(options, _print_note)

@@ -81,7 +81,7 @@ show pond log -n 3
 
 say "Change your mind, and look back: every version of the whole tree is in .pond/."
 version=$(field version)
-show sed -i '1s/.*/# Somebody else'"'"'s pond/' "$dir/README.md"
+show sed -i '1s/.*/# All gone/' "$dir/README.md"
 show head -n 1 "$dir/README.md"
 show head -n 1 "$mnt/.pond/versions/$version/demo-$number/README.md"
 show cp -a "$mnt/.pond/versions/$version/demo-$number/README.md" "$dir/README.md"
