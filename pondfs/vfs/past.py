@@ -50,7 +50,7 @@ class View:
     """One version under one name.
 
     Attributes:
-        number: its place in the list of views, from 1.
+        number: what stands for it in inode numbers, from 1.
         parent: the directory it was looked up in.
         version: what it shows.
     """
@@ -97,8 +97,14 @@ class Past:
         self._store = store
         self._nodes = nodes
         self._describe = describe
-        self._views: list[View] = []
+        self._views: dict[int, View] = {}
         self._names: dict[tuple[NodeId, bytes, Version], View] = {}
+        # By name, what it meant last; and what such names meant before, while the kernel may
+        # still hold nodes of it. Without this a `10m-ago` that is looked at for years would fill
+        # the memory with views.
+        self._latest: dict[tuple[NodeId, bytes], View] = {}
+        self._superseded: list[tuple[bytes, View]] = []
+        self._free_numbers: list[int] = []
         self._images: OrderedDict[Version, Image] = OrderedDict()
         # Oldest first; None until somebody asks.
         self._versions: list[Version] | None = None
@@ -119,9 +125,10 @@ class Past:
         """
         number = (node_id & ~_HANDLE) >> _PLACE_BITS
         if number and node_id < _HANDLE:
-            if number > len(self._views):
+            view = self._views.get(number)
+            if view is None:
                 raise FileError(errno.ESTALE)
-            await self._image(self._views[number - 1].version)
+            await self._image(view.version)
 
     async def lookup(self, parent_id: int, name: bytes) -> Node | None:
         """Return the version *name* means in ``at/`` or ``versions/``, and count a reference.
@@ -188,11 +195,9 @@ class Past:
         if node_id in (LOG, STATUS):
             return Node(node_id, _attr(stat.S_IFREG | 0o444), POND)
         number = (node_id & ~PAST) >> _PLACE_BITS
-        if node_id >= _HANDLE or not 0 < number <= len(self._views):
-            return None
-        view = self._views[number - 1]
-        image = self._images.get(view.version)
-        if image is None:
+        view = None if node_id >= _HANDLE else self._views.get(number)
+        image = None if view is None else self._images.get(view.version)
+        if view is None or image is None:
             return None
         return PastNode(node_id, view, image, image.id_at(node_id & _PLACE_MASK))
 
@@ -219,9 +224,31 @@ class Past:
         key = (parent, name, version)
         view = self._names.get(key)
         if view is None:
-            view = self._names[key] = View(len(self._views) + 1, parent, version)
-            self._views.append(view)
+            self._drop_superseded()
+            number = self._free_numbers.pop() if self._free_numbers else len(self._views) + 1
+            view = self._names[key] = self._views[number] = View(number, parent, version)
+        last = self._latest.get((parent, name))
+        if last is not view:
+            if last is not None:
+                self._superseded.append((name, last))
+            self._latest[parent, name] = view
         return view
+
+    def _drop_superseded(self) -> None:
+        """Forget views that no name means any more and the kernel has let go of.
+
+        Whatever it holds in a tree, it holds the tree's root as well.
+        """
+        kept = []
+        for name, view in self._superseded:
+            if self._latest.get((view.parent, name)) is view:
+                continue
+            if _number(view, 0) in self._nodes.live:
+                kept.append((name, view))
+            elif self._names.pop((view.parent, name, view.version), None) is not None:
+                del self._views[view.number]
+                self._free_numbers.append(view.number)
+        self._superseded = kept
 
 
 def _number(view: View, place: int) -> NodeId:

@@ -189,6 +189,17 @@ def test_times_find_versions(pond: PondMount) -> None:
     assert errno_of(os.stat, pond.mnt / ".pond/versions/latest") == "ENOENT"
 
 
+def test_a_name_that_means_ever_new_versions_costs_nothing(pond: PondMount) -> None:
+    """`at/latest` looked at for years: what it meant is forgotten, and its numbers used again."""
+    numbers = set()
+    for number in range(40):
+        (pond.mnt / "file").write_bytes(b"%d" % number)
+        pond.commit()
+        assert (pond.mnt / ".pond/at/latest/file").read_bytes() == b"%d" % number
+        numbers.add((pond.mnt / ".pond/at/latest").stat().st_ino)
+    assert len(numbers) < 10
+
+
 def test_ponddir_hidden_visible_off(pond: PondMount) -> None:
     """Hidden is reachable but not listed, and its name can't be taken; off is not there at all."""
     assert ".pond" not in os.listdir(pond.mnt)
