@@ -120,3 +120,10 @@ class NoSuchVersion(PondError):
 
     errno = _errno.ENOENT
     exit_code = 10
+
+
+class NoSuchPath(PondError):
+    """No version that was asked has anything under this path."""
+
+    errno = _errno.ENOENT
+    exit_code = 11

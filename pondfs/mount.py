@@ -4,6 +4,7 @@ The daemon forks first and opens second: delta-rs keeps threads that do not surv
 parent stays until the mount answers a ``stat`` or the daemon has said why not.
 """
 
+import errno
 import gc
 import json
 import logging
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from pondfs import logs
-from pondfs.errors import MountFailed, PondError, PondLocked, SystemFailure
+from pondfs.errors import CommitFailed, MountFailed, PondError, PondLocked, SystemFailure
 from pondfs.mountinfo import find_pond_at
 from pondfs.options import MountOptions, check_places
 from pondfs.when import resolve
@@ -245,11 +246,12 @@ async def _run(
     from pondfs.control.protocol import failure
     from pondfs.status import handlers, status
 
-    saved = True
+    saved = False
 
     def farewell() -> dict[str, Any]:
-        error = vfs.committer.failure
-        return {"ok": True} if saved or error is None else failure(error)
+        if saved:
+            return {"ok": True}
+        return failure(vfs.committer.failure or CommitFailed("the daemon died", errno.EIO))
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(vfs.committer.run)

@@ -54,7 +54,7 @@ class Row(NamedTuple):
 def _user_name() -> str:
     """Return the name of the user we run as; its number where it has no name."""
     try:
-        return getpass.getuser()
+        return getpass.getuser().encode("utf-8", "replace").decode("utf-8")
     except (KeyError, OSError):
         return str(os.getuid())
 

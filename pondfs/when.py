@@ -73,7 +73,7 @@ def parse(text: str, now_ns: int) -> When | None:
         return Version(int(found[1]))
     if found := _TIME.fullmatch(text):
         try:
-            return Moment(_end_of_period(found))
+            return Moment(_period(found)[1])
         except (ValueError, OverflowError) as error:
             raise NoSuchVersion(f"'{text}' is no time: {error}") from None
     raise NoSuchVersion(
@@ -111,6 +111,53 @@ def resolve(
     return when
 
 
+def span(
+    since: str | None,
+    until: str | None,
+    versions: Sequence[Version],
+    times_ns: Sequence[int],
+    now_ns: int,
+) -> tuple[int, int]:
+    """Return the half-open range of *versions* from the first *since* means to the last *until*.
+
+    A version that is not there is a bound all the same. A coarse time counts whole: from the
+    first instant of *since* to the last of *until*; ``yesterday`` is since its midnight.
+
+    Args: as of `resolve`.
+    Raises: NoSuchVersion: not understood.
+    """
+    first, last = 0, len(versions)
+    if since is not None:
+        when = parse(since, now_ns)
+        if when is None:
+            first = max(0, last - 1)
+        elif isinstance(when, Moment):
+            first = bisect_left(_ascending(times_ns), _begin(since, when, now_ns))
+        else:
+            first = bisect_left(versions, when)
+    if until is not None:
+        when = parse(until, now_ns)
+        if isinstance(when, Moment):
+            last = bisect_left(_ascending(times_ns), when.before_ns)
+        elif when is not None:
+            last = bisect_right(versions, when)
+    return first, max(first, last)
+
+
+def _begin(text: str, when: Moment, now_ns: int) -> int:
+    """Return the first nanosecond that *text*, which means *when*, stands for."""
+    if text == "yesterday":
+        return when.before_ns - 86400 * _NS
+    if found := _UNIX.fullmatch(text):
+        step: int = 10 ** (9 - len(found[2] or ""))
+        return when.before_ns - step
+    if _AGO.fullmatch(text):
+        return when.before_ns - 1
+    found = _TIME.fullmatch(text)
+    assert found is not None
+    return _period(found)[0]
+
+
 def _ascending(times_ns: Sequence[int]) -> Sequence[int]:
     highest = 0
     result = []
@@ -120,8 +167,8 @@ def _ascending(times_ns: Sequence[int]) -> Sequence[int]:
     return result
 
 
-def _end_of_period(found: re.Match[str]) -> int:
-    """Return the first nanosecond after the period a written time stands for."""
+def _period(found: re.Match[str]) -> tuple[int, int]:
+    """Return the first nanosecond of the period a written time stands for, and the one after."""
     part = {
         name: int(value) for name, value in found.groupdict().items() if name in _FIELDS and value
     }
@@ -142,7 +189,8 @@ def _end_of_period(found: re.Match[str]) -> int:
     )
     if digits := found["fraction"]:
         step: int = 10 ** (9 - len(digits))
-        return _ns(start - shift) + int(digits.ljust(9, "0")) + step
+        exact = _ns(start - shift) + int(digits.ljust(9, "0"))
+        return exact, exact + step
     if "second" in part:
         end = start + timedelta(seconds=1)
     elif "minute" in part:
@@ -155,7 +203,7 @@ def _end_of_period(found: re.Match[str]) -> int:
         end = start.replace(year=start.year + start.month // 12, month=start.month % 12 + 1)
     else:
         end = start.replace(year=start.year + 1)
-    return _ns(end - shift)
+    return _ns(start - shift), _ns(end - shift)
 
 
 _FIELDS = ("year", "month", "day", "hour", "minute", "second")

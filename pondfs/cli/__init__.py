@@ -3,7 +3,7 @@
 - ``run``: how every command ends; errors become one line and an exit code
 - ``reach``: which pond is meant, and how to get at it (daemon's socket or store)
 - ``output``: tables, JSON, human units, progress
-- ``init`` ``log`` ``status`` ``commit`` ``umount``: the verbs of ``pond``
+- ``init`` ``log`` ``diff`` ``history`` ``status`` ``commit`` ``umount``: the verbs of ``pond``
 - ``mount_pond`` ``umount_pond``: the mount helpers
 
 Nothing here may import trio, pyarrow or deltalake at module level: ``pond --help`` answers in well
@@ -19,7 +19,7 @@ from pondfs import __version__
 from pondfs.cli.reach import pond_option
 from pondfs.cli.run import run
 
-VERBS = ("init", "status", "log", "commit", "umount")
+VERBS = ("init", "status", "log", "diff", "history", "commit", "umount")
 """In the order in which ``pond --help`` shows them; each is a module here with a ``command``."""
 
 
@@ -52,6 +52,7 @@ def pond() -> None:
       pond status                   what is pending, what the daemon does
       pond commit -m 'harvest'      make what is pending a version
       pond log -n 5                 the last five versions
+      pond diff 41..42              what changed in version 42
       pond umount /mnt/pond         commit, and be sure it is down
     """
 

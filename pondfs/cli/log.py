@@ -1,28 +1,53 @@
 """``pond log``: the versions, newest first."""
 
+import time
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
 from pondfs.cli.output import format_count, format_local, format_size, print_json, print_table
-from pondfs.cli.reach import find_place, load_versions, pond_option
+from pondfs.cli.reach import (
+    Place,
+    find_place,
+    load_touching,
+    load_versions,
+    path_in_pond,
+    pond_option,
+)
+from pondfs.when import span
+
+if TYPE_CHECKING:
+    from pondfs.oplog import VersionInfo
 
 
 @click.command("log", short_help="Show the versions, newest first.")
+@click.argument("path", required=False)
 @click.option("-n", "limit", type=click.IntRange(min=1), help="Show the newest N only.")
+@click.option("--since", metavar="W", help="Only from version or time W on.")
+@click.option("--until", metavar="W", help="Only up to version or time W, itself included.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array, one object a version.")
 @pond_option
-def command(limit: int | None, as_json: bool) -> None:
+def command(
+    path: str | None, limit: int | None, since: str | None, until: str | None, as_json: bool
+) -> None:
     """Show the pond's versions, newest first: when, who, how much, and the message.
 
-    What is pending is no version yet: see pond status.
+    With PATH only those that touched it, or anything in it if it is a directory, also under the
+    names it had before. What is pending is no version yet: see pond status.
 
     \b
     Example:
       pond log -n 20
+      pond log --since 2026-06-20 --until 10m-ago
+      pond log notes/plan.txt
       pond log --json | jq '.[0].version'
     """
-    versions = load_versions(find_place().store, limit)
+    place = find_place()
+    if path is None and since is None and until is None:
+        versions = load_versions(place.store, limit)
+    else:
+        versions = _choose(place, path, since, until)[:limit]
     if as_json:
         print_json([asdict(version) for version in versions])
         return
@@ -43,3 +68,23 @@ def command(limit: int | None, as_json: bool) -> None:
         ],
         right="version created changed removed added",
     )
+
+
+def _choose(
+    place: Place, path: str | None, since: str | None, until: str | None
+) -> "list[VersionInfo]":
+    """Return the versions that are meant, newest first."""
+    versions = load_versions(place.store, None)[::-1]
+    first, last = span(
+        since,
+        until,
+        [info.version for info in versions],
+        [info.time_ns for info in versions],
+        time.time_ns(),
+    )
+    versions = versions[first:last]
+    if path is not None:
+        touching = load_touching(place.store, path_in_pond(place, path))
+        if touching is not None:
+            versions = [info for info in versions if info.version in touching]
+    return versions[::-1]

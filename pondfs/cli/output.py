@@ -104,6 +104,16 @@ def format_size(size_bytes: int) -> str:
     return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
 
 
+def format_path(path: bytes) -> str:
+    """Return *path* for one line: what is no text, or would move the cursor, is escaped."""
+    text = path.decode("utf-8", "backslashreplace")
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
 def format_count(number: int) -> str:
     """Return ``1,234``."""
     return f"{number:,}"

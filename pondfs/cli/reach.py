@@ -15,12 +15,15 @@ import click
 
 from pondfs.control.client import Client
 from pondfs.control.protocol import find_sockets
-from pondfs.errors import DaemonGone, NotAPond, NotPermitted
+from pondfs.errors import DaemonGone, NotAPond, NotPermitted, UsageError
 from pondfs.mountinfo import Mount, find_pond_around, find_pond_at, find_ponds_of
 from pondfs.options import default_store, parse_store
 
 if TYPE_CHECKING:
+    from pondfs.node import Version
     from pondfs.oplog import VersionInfo
+    from pondfs.store.changes import Change
+    from pondfs.store.lives import Event
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -163,6 +166,61 @@ def load_versions(store: Path, limit: int | None) -> "list[VersionInfo]":
     from pondfs.store.log import read_versions
 
     return read_versions(store, limit)
+
+
+def path_in_pond(place: Place, text: str) -> tuple[bytes, ...]:
+    """Return the names that lead from the pond's root to what a person calls *text*.
+
+    A path into a mount of the pond is one into the pond, absolute or from where we stand;
+    any other counts from the pond's root.
+
+    Raises: UsageError when ``..`` leads out of it.
+    """
+    mounts = find_ponds_of(place.store) if place.mount is None else [place.mount]
+    path = text
+    try:
+        here = os.getcwd()
+    except OSError:
+        here = "/"
+    for mount in mounts:
+        top = mount.mountpoint
+        if os.path.isabs(text):
+            if Path(os.path.normpath(text)).is_relative_to(top):
+                path = os.path.relpath(os.path.normpath(text), top)
+                break
+        elif Path(here).is_relative_to(top):
+            path = os.path.relpath(os.path.join(here, text), top)
+            break
+    path = os.path.normpath(path).lstrip("/")
+    names = tuple(name for name in os.fsencode(path).split(b"/") if name not in (b"", b"."))
+    if b".." in names:
+        raise UsageError(f"'{text}' leads out of the pond: name a path from its root")
+    return names
+
+
+def load_changes(
+    store: Path, old: "Version", new: "Version", path: tuple[bytes, ...]
+) -> "list[Change]":
+    """Return what is different in version *new*. Raises: NoSuchPath, StoreDamaged."""
+    from pondfs.store.changes import load_changes
+
+    return load_changes(store, old, new, path)
+
+
+def load_history(store: Path, path: tuple[bytes, ...]) -> "list[Event]":
+    """Return what happened to a file, newest first. Raises: NoSuchPath, UsageError."""
+    require_pond(store)
+    from pondfs.store.lives import load_history
+
+    return load_history(store, path)
+
+
+def load_touching(store: Path, path: tuple[bytes, ...]) -> "set[Version] | None":
+    """Return the versions that touched *path*; None for all. Raises: NoSuchPath."""
+    require_pond(store)
+    from pondfs.store.lives import load_touching
+
+    return load_touching(store, path)
 
 
 def load_status(store: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import trio
 from pondfs.errors import MountFailed, SystemFailure
 from pondfs.fuse import loop
 from pondfs.fuse.operations import Operations
+from pondfs.mountinfo import load_mounts
 from pondfs.options import MountOptions
 from pondfs.vfs.vfs import Vfs
 
@@ -55,6 +56,8 @@ class Session:
         self._vfs = vfs
         self._options = options
         self._mountpoint = os.fspath(options.mountpoint)
+        self._device = 0
+        self._over = trio.Event()
 
     def mount(self) -> None:
         """Mount; requests wait in the kernel until `serve`.
@@ -75,7 +78,10 @@ class Session:
         """Answer the kernel until the mount is gone."""
         logging.getLogger("pyfuse3").addFilter(_is_news)
         loop.install()
-        await pyfuse3.main(max_tasks=MAX_TASKS)
+        try:
+            await pyfuse3.main(max_tasks=MAX_TASKS)
+        finally:
+            self._over.set()
 
     def close(self) -> None:
         """Let go of the kernel's side."""
@@ -87,24 +93,41 @@ class Session:
         The kernel's dirty pages come down while we still serve; after LINGER_S open files are cut
         off, as their owner asked us to end.
         """
-        await trio.to_thread.run_sync(self._flush_and_unmount)
-        await trio.sleep(LINGER_S)
-        pyfuse3.terminate()
+        if self._over.is_set():
+            return  # unmounted already: what is left is the last commit
+        try:
+            await trio.to_thread.run_sync(self._flush_and_unmount)
+        except (OSError, SystemFailure) as error:
+            log.error("%s: ending all the same", error)
+        with trio.move_on_after(LINGER_S):
+            await self._over.wait()
+        if not self._over.is_set():
+            pyfuse3.terminate()
 
     def _flush_and_unmount(self) -> None:
-        """Runs in a thread: each step waits for requests that the trio thread answers."""
+        """Runs in a thread: each step waits for requests that the trio thread answers.
+
+        Raises: OSError, SystemFailure.
+        """
+        place = self._find_mountpoint()
+        root = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            root = os.open(self._mountpoint, os.O_RDONLY | os.O_DIRECTORY)
-        except OSError as error:
-            log.warning("cannot flush %s: %s", self._mountpoint, error.strerror)
-            return
-        try:
+            if os.fstat(root).st_dev != self._device:
+                raise SystemFailure(f"another filesystem is mounted over {place}")
             _libc.syncfs(root)
-            unmount_lazily(self._mountpoint)
+            unmount_lazily(place)
             # What was written between the two; the mount is out of reach for new programs now.
             _libc.syncfs(root)
         finally:
             os.close(root)
+
+    def _find_mountpoint(self) -> str:
+        """Return where the mount is now: a directory above it may have been renamed."""
+        device = (os.major(self._device), os.minor(self._device))
+        for mount in load_mounts():
+            if mount.device == device:
+                return os.fspath(mount.mountpoint)
+        raise SystemFailure(f"{self._mountpoint} is not mounted any more")
 
     def _kernel_options(self) -> set[str]:
         options = self._options
@@ -130,7 +153,7 @@ class Session:
 
         Raises: OSError if the mount does not answer as it should.
         """
-        device = os.stat(self._mountpoint).st_dev
+        device = self._device = os.stat(self._mountpoint).st_dev
         bdi = f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb"
         # Only root may; others keep the kernel's default.
         with contextlib.suppress(OSError):

@@ -15,6 +15,8 @@ No trio: everything here blocks and is called from threads. In reading order:
 - ``layout`` ``pages``: where the contents lie in a file that is there already
 - ``content``: reading contents by one system call
 - ``scan`` ``history`` ``fold`` ``fold_extents`` ``image``: all rows to the tree at one version
+- ``trace``: names and nodes through all rows; ``changes`` ``lives``: what differs between two
+  versions, what happened to one path
 - ``files`` ``log``: handles of data files; the list of versions
 - ``delta``: `DeltaStore`, which joins them
 - ``faults``: named points where tests break things

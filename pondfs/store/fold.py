@@ -26,7 +26,7 @@ from pondfs.store.content import ContentReader, DataFile
 from pondfs.store.fold_extents import fold_extents
 from pondfs.store.history import History, last_of, places_of
 from pondfs.store.image import Columns, Ints, TableImage
-from pondfs.store.scan import read_rows
+from pondfs.store.scan import Scan, read_rows
 
 log = logging.getLogger("pondfs.store")
 
@@ -45,7 +45,17 @@ def load_image(
         files = [file for file in files if file.min_version <= up_to]
     # In the order of versions the rows are nearly always sorted already.
     files = sorted(files, key=lambda file: (file.max_version, file.min_version, file.name))
-    rows = History(read_rows(files), up_to)
+    return fold_rows(read_rows(files), files, reader, up_to)
+
+
+def fold_rows(
+    scan: Scan, files: list[DataFile], reader: ContentReader, up_to: Version | None = None
+) -> TableImage:
+    """Return the image the rows of *scan* make: of a part of the tree when they are a part.
+
+    Raises: as `load_image`.
+    """
+    rows = History(scan, up_to)
     return TableImage(rows.newest, _fold(rows, files, reader), files)
 
 

@@ -25,6 +25,14 @@ class Change:
     ctime_ns: int | None = None
 
 
+def _clamped(time_ns: int) -> int:
+    """Return the time, or the nearest that the table can hold (1677 to 2262), as kernels do.
+
+    Source: utimensat(2), timestamp_truncate() in the kernel's fs/inode.c.
+    """
+    return min(max(time_ns, -(1 << 63)), (1 << 63) - 1)
+
+
 class Attributes(VfsBase):
     """The operations on attributes."""
 
@@ -42,7 +50,7 @@ class Attributes(VfsBase):
         now = now_ns() if change.ctime_ns is None else change.ctime_ns
         if change.size is not None:
             self.truncate(node, change.size)
-            node.mtime_ns = now
+            node.mtime_ns = _clamped(now)
         if change.mode is not None:
             node.mode = stat.S_IFMT(node.mode) | (change.mode & 0o7777)
             if node.xattrs and self.options.acl:
@@ -52,10 +60,10 @@ class Attributes(VfsBase):
         if change.gid is not None:
             node.gid = change.gid
         if change.atime_ns is not None:
-            node.atime_ns = change.atime_ns
+            node.atime_ns = _clamped(change.atime_ns)
         if change.mtime_ns is not None:
-            node.mtime_ns = change.mtime_ns
-        node.ctime_ns = now
+            node.mtime_ns = _clamped(change.mtime_ns)
+        node.ctime_ns = _clamped(now)
         self.pending.touch(node)
         return node
 
@@ -66,7 +74,7 @@ class Attributes(VfsBase):
         if size > MAX_FILE_SIZE:
             raise FileError(errno.EFBIG)
         if size < node.size:
-            self.pending.bytes -= self.nodes.extents(node).truncate(size)
+            self.pending.freed(self.nodes.extents(node).truncate(size))
             if node.valid_below is None or size < node.valid_below:
                 node.valid_below = size
         elif size > node.size:

@@ -106,6 +106,11 @@ class VfsBase:
         node.atime_ns = now
         self.pending.touch_atime(node)
 
+    def drop_if_unused(self, node: Node) -> None:
+        """Let go of a node that neither the kernel nor what is pending needs."""
+        if self.nodes.drop_if_unused(node):
+            self.pending.forgotten(node)
+
     def directory(self, node_id: NodeId) -> Node:
         """Return a directory's node. Raises: FileError ESTALE, ENOTDIR."""
         node = self.nodes.get(node_id)

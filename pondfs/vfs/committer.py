@@ -137,7 +137,8 @@ class Committer:
             ticket = self._ticket
             self._asked = True
             if message:
-                ticket.message = message
+                # What a terminal sends need not be UTF-8, what the table takes must be.
+                ticket.message = message.encode("utf-8", "replace").decode("utf-8")
             self._wake.set()
         await ticket.done.wait()
         if ticket.error is not None:
@@ -208,6 +209,10 @@ class Committer:
             return "commit"
         if self._closing:
             return None if self._drained() or self._abandoned else "commit"
+        if self.failure is not None:
+            # A stage failed. Only a commit may follow it: what it took comes first in there, and
+            # bytes that were written later must not get a number before it.
+            return "commit" if now >= self._retry_at else None
         if pending.since is not None and (
             now >= pending.since + self._commit_s
             or pending.memory_bytes - pending.bytes >= MEMORY_BYTES
@@ -217,12 +222,12 @@ class Committer:
             )
         ):
             return "commit"
-        if pending.bytes >= self.stage_at_bytes and not (self.failure and now < self._retry_at):
+        if pending.bytes >= self.stage_at_bytes:
             return "stage"
         return None
 
     def _next_deadline(self) -> float:
-        if self._cut is not None:
+        if self._cut is not None or self.failure is not None:
             return self._retry_at
         since = self._pending.since
         if since is None:
@@ -283,6 +288,8 @@ class Committer:
 
     async def _stage(self) -> None:
         pending = self._pending
+        if pending.unstaged:
+            return  # see `_due`
         rows, about = pending.take_stage(self.stage_at_bytes)
         if not rows:
             return
@@ -308,7 +315,8 @@ class Committer:
         except (OSError, PondError):
             raise
         except Exception as error:
-            log.exception("a bug in pondfs; please report it")
+            if self.failure is None:
+                log.exception("a bug in pondfs; please report it")
             raise OSError(errno.EIO, f"{type(error).__name__}: {error}") from error
 
     def _open_room(self) -> None:

@@ -66,10 +66,8 @@ class Files(Attributes):
             return
         node.opens -= 1
         if not node.opens:
-            if not node.nlink:
-                self.pending.discard(node)
             self._readers.pop(node_id, None)
-            self.nodes.drop_if_unused(node)
+            self.drop_if_unused(node)
 
     async def read(self, node_id: NodeId, offset: int, length: int) -> bytes | memoryview:
         """Return up to *length* bytes; fewer only at the end of the file.
@@ -171,7 +169,9 @@ class Files(Attributes):
             extents = self.nodes.extents(node)
         freed = extents.write(Extent(offset, length, content))
         node.fresh.append(content)
-        pending.bytes += length - freed
+        pending.bytes += length
+        if freed:
+            pending.freed(freed)
         if offset + length > node.size:
             node.size = offset + length
         # No time is set: with the writeback cache the kernel stamps the write(2) itself and tells

@@ -228,7 +228,7 @@ class Namespace(VfsBase):
     def close_directory(self, listing: Listing) -> None:
         """End a listing."""
         listing.node.opens -= 1
-        self.nodes.drop_if_unused(listing.node)
+        self.drop_if_unused(listing.node)
 
     def readlink(self, node_id: NodeId) -> bytes:
         """Return a symlink's target. Raises: FileError EINVAL."""
@@ -241,7 +241,10 @@ class Namespace(VfsBase):
     def forget(self, forgotten: Sequence[tuple[int, int]]) -> None:
         """Take back kernel references: pairs of inode number and count."""
         for node_id, count in forgotten:
-            self.nodes.forget(NodeId(node_id), count)
+            node = self.nodes.live.get(NodeId(node_id))
+            if node is not None:
+                node.lookups -= count
+                self.drop_if_unused(node)
 
     def _add(self, parent_id: NodeId, name: bytes, mode: int, rdev: int, caller: Caller) -> Node:
         self.may_grow(parent_id)

@@ -225,18 +225,12 @@ class NodeTable:
         self.born += 1
         return node
 
-    def forget(self, node_id: NodeId, count: int) -> None:
-        """Take back *count* kernel references."""
-        node = self.live.get(node_id)
-        if node is not None:
-            node.lookups -= count
-            self.drop_if_unused(node)
-
-    def drop_if_unused(self, node: Node) -> None:
-        """Take the node out of the overlay if nothing needs it there.
+    def drop_if_unused(self, node: Node) -> bool:
+        """Take the node out of the overlay if nothing needs it there; say whether it went.
 
         The kernel may send a file's last forget before its release, so both come here.
         """
         if node.lookups > 0 or node.opens or (node.nlink and node.changed) or node.id == ROOT:
-            return
+            return False
         self.live.pop(node.id, None)
+        return True

@@ -21,6 +21,9 @@ COST_PER_CHANGE_BYTES = 1024
 """What one changed node or entry is held to cost in memory, measured as RSS per new small file
 (2026-11): Node, map, entry and, at a commit, its row. Counts against MEMORY_BYTES."""
 
+DEAD_BYTES = 8 << 20
+"""Overwritten bytes that may wait in memory for a sweep."""
+
 EntryKey = tuple[NodeId, bytes]
 
 
@@ -39,6 +42,7 @@ class Pending:
         inflight: content that one has taken and that is not yet on disk.
         since: trio time of the oldest change; None when there is nothing to commit.
         staged: data files written early for the coming version, and the nodes they are about.
+        unstaged: rows of a stage that failed; the next cut has them first.
         dead_files: staged data files that no version needs any more, for the committer to remove.
         staged_bytes: content in those.
         next_seq: first row number left in the coming version.
@@ -49,6 +53,7 @@ class Pending:
         self.on_first_change: Callable[[], None] = lambda: None
         self.bytes = 0
         self.inflight = 0
+        self._dead_bytes = 0
         self.since: float | None = None
         self.nodes: dict[NodeId, Node] = {}
         self.entries: dict[EntryKey, tuple[Node, Node | None]] = {}
@@ -64,7 +69,7 @@ class Pending:
         self._staged_only: set[NodeId] = set()
         self.next_seq = 0
         # Rows of a stage that failed: they go in front of the next cut's.
-        self._unstaged: list[Row] = []
+        self.unstaged: list[Row] = []
         self._unstaged_only: set[NodeId] = set()
 
     # --- noting changes (hot: every operation) ---
@@ -74,7 +79,8 @@ class Pending:
         node.shown = None
         if node.id not in self.nodes:
             if not node.nlink:
-                self.orphans[node.id] = node
+                if node.fresh:
+                    self.orphans[node.id] = node
                 return
             node.changed = True
             self.nodes[node.id] = node
@@ -90,7 +96,6 @@ class Pending:
     def touch_atime(self, node: Node) -> None:
         """Note a moved atime. It begins no commit: a pond that is only read makes no versions."""
         node.shown = None
-        node.changed = True
         self.accessed[node.id] = node
 
     def unlink(self, node: Node) -> None:
@@ -102,18 +107,38 @@ class Pending:
         self._table.born -= 1
         if node.stored:
             self.removed[node.id] = node
-        if node.opens:
+        if node.opens or node.lookups:
+            # Still reachable, by a handle or by /proc/PID/fd.
             if node.fresh:
                 self.orphans[node.id] = node
         else:
             self.discard(node)
 
     def discard(self, node: Node) -> None:
-        """Let go of the bytes of a node that has neither name nor open handle."""
+        """Let go of the bytes of a node that nobody can reach any more."""
         self.orphans.pop(node.id, None)
         self.bytes -= sum(content.length for content in node.fresh if content.live)
         node.fresh = []
         node.extents = None
+
+    def forgotten(self, node: Node) -> None:
+        """The node left the overlay: what only it knew is no longer wanted."""
+        self.accessed.pop(node.id, None)
+        if not node.nlink:
+            self.discard(node)
+
+    def freed(self, count: int) -> None:
+        """Note that fresh bytes were overwritten or cut off.
+
+        Their contents stay in the nodes' lists until there are many, as finding them takes a walk.
+        """
+        self.bytes -= count
+        self._dead_bytes += count
+        if self._dead_bytes > DEAD_BYTES:
+            self._dead_bytes = 0
+            for node in [*self.nodes.values(), *self.orphans.values()]:
+                if node.fresh:
+                    node.fresh = [content for content in node.fresh if content.live]
 
     def _begin(self) -> None:
         self.since = trio.current_time()
@@ -130,7 +155,7 @@ class Pending:
     @property
     def empty(self) -> bool:
         """Whether a cut would have nothing to say (a moved atime aside)."""
-        return not (self.nodes or self.entries or self.removed or self.staged or self._unstaged)
+        return not (self.nodes or self.entries or self.removed or self.staged or self.unstaged)
 
     # --- taking ---
 
@@ -176,7 +201,7 @@ class Pending:
 
     def stage_failed(self, rows: list[Row], about: list[Node]) -> None:
         """Put back what a stage could not write: the next cut carries it."""
-        self._unstaged.extend(rows)
+        self.unstaged.extend(rows)
         self._unstaged_only.update(node.id for node in about)
         if self.since is None:
             self._begin()
@@ -202,8 +227,9 @@ class Pending:
             self.accessed = accessed
             return None
         for node_id, node in self.accessed.items():
+            node.changed = True
             self.nodes.setdefault(node_id, node)
-        rows = self._unstaged
+        rows = self.unstaged
         written: set[NodeId] = set()
         for (_, name), (directory, before) in self.entries.items():
             self._entry_rows(rows, directory, name, before, written, summary)
@@ -239,7 +265,7 @@ class Pending:
         kept = []
         needed = set(self._unstaged_only)
         for settled, about in self.staged:
-            if any(node.nlink or node.opens for node in about):
+            if any(node.nlink or node.opens or node.lookups for node in about):
                 kept.append((settled, about))
                 needed.update(node.id for node in about)
             else:
@@ -262,7 +288,7 @@ class Pending:
         self._staged_only = set()
         self._unstaged_only = set()
         self.next_seq = 0
-        self._unstaged = []
+        self.unstaged = []
 
     def _entry_rows(
         self,

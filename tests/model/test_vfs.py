@@ -22,6 +22,7 @@ from pondfs.node import ROOT, NodeId
 from pondfs.store.delta import DeltaStore
 from pondfs.vfs.attr import Change
 from pondfs.vfs.base import Caller, VfsOptions
+from pondfs.vfs.pending import DEAD_BYTES
 from pondfs.vfs.vfs import Vfs
 
 ME = Caller(os.getuid(), os.getgid())
@@ -122,7 +123,12 @@ class VfsMachine(RuleBasedStateMachine):
             node = self.do(self.vfs.lookup, node_id, name)
             assert node is not None, path
             node_id = node.id
+            self.do(self.vfs.forget, [(node_id, 1)])
         return node_id
+
+    def make(self, top: tuple[bytes, ...], name: bytes, mode: int) -> None:
+        node = self.do(self.vfs.make, self.node_id(top), name, mode, 0, ME)
+        self.do(self.vfs.forget, [(node.id, 1)])
 
     def walk(self) -> Tree:
         """Return the tree as the Vfs shows it, link counts checked on the way."""
@@ -163,7 +169,7 @@ class VfsMachine(RuleBasedStateMachine):
         path = (*top, name)
         if path in self.dirs or path in self.files:
             return
-        self.do(self.vfs.make, self.node_id(top), name, stat.S_IFDIR | 0o755, 0, ME)
+        self.make(top, name, stat.S_IFDIR | 0o755)
         self.dirs.add(path)
 
     @rule(where=st.data(), name=NAMES)
@@ -172,7 +178,7 @@ class VfsMachine(RuleBasedStateMachine):
         path = (*top, name)
         if path in self.dirs or path in self.files:
             return
-        self.do(self.vfs.make, self.node_id(top), name, stat.S_IFREG | 0o644, 0, ME)
+        self.make(top, name, stat.S_IFREG | 0o644)
         self.files[path] = File()
 
     @precondition(lambda self: self.files)
@@ -206,7 +212,8 @@ class VfsMachine(RuleBasedStateMachine):
         top = where.draw(st.sampled_from(sorted(self.dirs)))
         if (*top, name) in self.dirs or (*top, name) in self.files:
             return
-        self.do(self.vfs.link, self.node_id(path), self.node_id(top), name)
+        node = self.do(self.vfs.link, self.node_id(path), self.node_id(top), name)
+        self.do(self.vfs.forget, [(node.id, 1)])
         self.files[(*top, name)] = self.files[path]
         self.files[path].names += 1
 
@@ -355,6 +362,8 @@ class VfsMachine(RuleBasedStateMachine):
     @invariant()
     def memory_is_accounted_for(self) -> None:
         pending = self.vfs.pending
+        dead = sum(c.length for node in pending.nodes.values() for c in node.fresh if not c.live)
+        assert dead <= DEAD_BYTES
         held = [*pending.nodes.values(), *pending.orphans.values()]
         fresh = sum(c.length for node in held for c in node.fresh if c.live)
         assert pending.bytes == fresh

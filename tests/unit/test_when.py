@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pondfs.errors import NoSuchVersion
 from pondfs.node import Version
-from pondfs.when import Moment, parse, resolve
+from pondfs.when import Moment, parse, resolve, span
 
 NS = 10**9
 NOW = datetime(2026, 6, 21, 12, 5, 30, tzinfo=UTC)
@@ -110,3 +110,29 @@ def test_any_text_is_a_version_or_refused(text: str) -> None:
         resolve(text, VERSIONS, TIMES, NOW_NS)
     except NoSuchVersion:
         pass
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "expected"),
+    [
+        (None, None, [1, 2, 4]),
+        ("2", None, [2, 4]),
+        ("3", "3", []),
+        ("latest", "latest", [4]),
+        ("2026-06-20", None, [2, 4]),
+        ("2026-06-19", "2026-06-20", [1, 2]),
+        ("2026-06-20T1300", None, [4]),
+        ("@1781956800", "@1781956800", [2]),
+        ("@1781956800.5", None, [4]),
+        ("yesterday", None, [2, 4]),
+        (None, "yesterday", [1, 2]),
+        ("1h-ago", None, [4]),
+        ("4", "2", []),
+    ],
+)
+def test_spans(since: str | None, until: str | None, expected: list[int]) -> None:
+    noon_ns = 1781956800 * NS  # 2026-06-20T12:00:00Z
+    versions = [Version(1), Version(2), Version(4)]
+    times = [noon_ns - 86400 * NS, noon_ns, noon_ns + 86400 * NS]
+    first, last = span(since, until, versions, times, noon_ns + 86400 * NS + 60 * NS)
+    assert versions[first:last] == expected

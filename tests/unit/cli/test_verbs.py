@@ -98,7 +98,7 @@ def test_an_unknown_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "pond: No such command 'frobnicate': see pond --help\n"
 
 
-@pytest.mark.parametrize("name", ["init", "status", "log", "commit", "umount"])
+@pytest.mark.parametrize("name", ["init", "status", "log", "diff", "history", "commit", "umount"])
 def test_every_verb_has_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(pond, "pond", [name, "--help"]) == 0
     assert "Example:\n" in capsys.readouterr().out

@@ -1,0 +1,276 @@
+"""Following names and nodes through all rows: who had a name when, where a node was when.
+
+One look at all rows up to a version (their content stays where it is). What is asked for is then
+found by whole columns, so that the tree around it is never folded.
+"""
+
+import os
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pondfs.entry import encode_name
+from pondfs.errors import NoSuchPath
+from pondfs.extent import Extent
+from pondfs.node import ROOT, NodeId, Version
+from pondfs.store.content import ContentReader
+from pondfs.store.files import data_files
+from pondfs.store.fold import fold_rows
+from pondfs.store.history import History, places_of
+from pondfs.store.image import Ints, TableImage
+from pondfs.store.scan import Scan, read_rows
+from pondfs.store.table import open_table
+
+_OPEN_FILES = 64
+_PIECE_BYTES = 1 << 20
+# Two odd numbers that mix directory and name into one: equal pairs stay equal, and the few others
+# that meet only mean rows read in vain.
+_MIX_PART, _MIX_NAME = np.int64(-7046029254386353131), np.int64(6364136223846793005)
+
+
+class Key(NamedTuple):
+    """An entry's place: its directory and its name."""
+
+    part: int
+    name: bytes
+
+
+class Trace:
+    """All rows of a pond, or those up to *up_to*, ordered by time.
+
+    Attributes:
+        rows: the rows.
+        version: the version of each, parallel to the columns of *rows*.
+        newest: the newest version among them.
+        versions: all of them.
+    """
+
+    def __init__(self, store: str | os.PathLike[str], up_to: Version | None = None) -> None:
+        path = os.path.abspath(os.fspath(store))
+        files = data_files(path, open_table(path, writable=False).snapshot)
+        if up_to is not None:
+            files = [file for file in files if file.min_version <= up_to]
+        self._files = sorted(files, key=lambda file: (file.max_version, file.min_version))
+        self._reader = ContentReader(max_open=_OPEN_FILES)
+        self._scan = read_rows(self._files)
+        self.rows = History(self._scan, up_to)
+        self.version = self.rows.take("version", np.arange(self.rows.count))
+        self.newest = self.rows.newest
+        table = self._scan.table
+        self._commits = np.flatnonzero(pc.equal(table["op"], "commit").to_numpy())
+        self.versions = frozenset(table["version"].to_numpy()[self._commits].tolist())
+        self._holders: dict[Key, tuple[list[int], list[int]]] = {}
+        self._keys: dict[int, list[Key]] = {}
+
+    def close(self) -> None:
+        """Let go of open files."""
+        self._reader.close()
+
+    # --- names ---
+
+    def names(self, rows: Ints) -> list[bytes]:
+        """Return the names that stand in *rows*, all of which have one."""
+        names = self.rows.arrow("name", rows).cast(pa.binary())
+        found: list[bytes] = pc.coalesce(self.rows.arrow("name_bytes", rows), names).to_pylist()
+        return found
+
+    def holder(self, key: Key, version: int) -> NodeId | None:
+        """Return the node that had this entry at *version*."""
+        found = self._holders.get(key)
+        if found is None:
+            found = self._holders[key] = self._find_holders(key)
+        versions, nodes = found
+        at = bisect_right(versions, version) - 1
+        return NodeId(nodes[at]) if at >= 0 and nodes[at] else None
+
+    def _find_holders(self, key: Key) -> tuple[list[int], list[int]]:
+        rows = self.rows
+        some = np.flatnonzero((rows.part == key.part) & rows.has_name)
+        if len(some) > 1:
+            same = pc.equal(rows.arrow("name", some), encode_name(key.name)[0])
+            some = some[same.to_numpy(zero_copy_only=False)]
+        some = some[[name == key.name for name in self.names(some)]] if len(some) else some
+        nodes = np.where(rows.removed[some], 0, rows.node[some])
+        return self.version[some].tolist(), nodes.tolist()
+
+    def find_at(self, path: Sequence[bytes], version: int) -> NodeId | None:
+        """Return what *path* led to at *version*."""
+        node = ROOT
+        for name in path:
+            found = self.holder(Key(node, name), version)
+            if found is None:
+                return None
+            node = found
+        return node
+
+    def find_last(self, path: Sequence[bytes]) -> tuple[NodeId, int]:
+        """Return what *path* leads to at the newest version that has it, and a version it is at.
+
+        Raises: NoSuchPath.
+        """
+        node = self.find_at(path, self.newest)
+        if node is not None:
+            return node, self.newest
+        rows = self.rows
+        wanted = pa.array([encode_name(name)[0] for name in path])
+        named = np.flatnonzero(rows.has_name)
+        like = pc.is_in(rows.arrow("name", named), wanted).to_numpy(zero_copy_only=False)
+        # It went when one of its entries changed, so it was there in the version before that.
+        for version in np.unique(self.version[named[like]])[::-1].tolist():
+            node = self.find_at(path, version - 1)
+            if node is not None:
+                return node, version - 1
+        raise NoSuchPath(f"no version has {show(path)}: paths count from the pond's root")
+
+    def keys(self, node: int) -> list[Key]:
+        """Return every entry the node ever had, oldest first."""
+        found = self._keys.get(node)
+        if found is None:
+            some = np.flatnonzero((self.rows.node == node) & self.rows.has_name)
+            pairs = zip(self.rows.part[some].tolist(), self.names(some), strict=True)
+            found = self._keys[node] = list(dict.fromkeys(Key(*pair) for pair in pairs))
+        return found
+
+    def keys_at(self, node: int, version: int) -> list[Key]:
+        """Return the entries the node had at *version*."""
+        return [key for key in self.keys(node) if self.holder(key, version) == node]
+
+    def paths_at(self, node: int, version: int) -> list[bytes]:
+        """Return the node's paths at *version*, sorted; none when it was not in the tree."""
+        paths = []
+        for key in self.keys_at(node, version):
+            names = [key.name]
+            part = key.part
+            while part != ROOT:
+                above = self.keys_at(part, version)
+                if not above:
+                    break
+                names.append(above[0].name)
+                part = above[0].part
+            else:
+                paths.append(b"/".join(reversed(names)))
+        return sorted(paths)
+
+    # --- parts of the tree ---
+
+    def around(self, nodes: Ints) -> Ints:
+        """Return the rows that tell all about *nodes*: theirs, their directories', their rivals'.
+
+        A rival is a node that once had the same entry: its row may be the one that decides.
+        """
+        rows = self.rows
+        code = self._entry_codes()
+        wanted = np.unique(np.append(nodes, ROOT))
+        chosen = np.zeros(rows.count, bool)
+        frontier = wanted
+        while len(frontier):
+            about = _among(rows.node, frontier)
+            named = about & rows.has_name
+            shared = rows.has_name & _among(code, np.unique(code[named]))
+            chosen |= about | shared
+            found = np.unique(np.concatenate([rows.part[named], rows.node[shared]]))
+            frontier = found[~_among(found, wanted)]
+            wanted = np.union1d(wanted, frontier)
+        return np.flatnonzero(chosen)
+
+    def rivals(self, chosen: Ints) -> Ints:
+        """Return the nodes that ever had one of the entries in the rows *chosen*."""
+        code = self._entry_codes()
+        codes = np.unique(code[chosen[self.rows.has_name[chosen]]])
+        found: Ints = np.unique(self.rows.node[self.rows.has_name & _among(code, codes)])
+        return found
+
+    def _entry_codes(self) -> Ints:
+        rows = self.rows
+        code = np.zeros(rows.count, np.int64)
+        named = np.flatnonzero(rows.has_name)
+        if len(named):
+            name = rows.arrow("name", named).dictionary_encode().indices.to_numpy()
+            code[named] = (rows.part[named] * _MIX_PART) ^ ((name + np.int64(1)) * _MIX_NAME)
+        return code
+
+    def image_at(self, version: Version, chosen: Ints) -> TableImage:
+        """Return the image that the rows *chosen* make at *version*.
+
+        Raises: StoreDamaged.
+        """
+        scan = self._scan
+        some = np.sort(np.concatenate([self.rows.order[chosen], self._commits]))
+        part = Scan(
+            scan.table.take(pa.array(some)), scan.file[some], scan.row[some], scan.position[some]
+        )
+        return fold_rows(part, self._files, self._reader, version)
+
+    # --- bytes ---
+
+    def file_of(self, row: int) -> object:
+        """Return the data file a row is in."""
+        return self._files[int(self.rows.file[row])]
+
+    def same_bytes(self, some: Sequence[Extent], other: Sequence[Extent], size: int) -> bool:
+        """Return whether two files of *size* hold the same; reads only what is not one content."""
+        for start, stop, one, two in _side_by_side(some, other, size):
+            if one is None and two is None:
+                continue
+            if one is not None and two is not None and _same_place(one, two):
+                continue
+            for at in range(start, stop, _PIECE_BYTES):
+                length = min(_PIECE_BYTES, stop - at)
+                if self._read(one, at, length) != self._read(two, at, length):
+                    return False
+        return True
+
+    def _read(self, extent: Extent | None, offset: int, length: int) -> bytes:
+        data = bytearray(length)
+        if extent is not None:
+            skip = extent.skip + offset - extent.offset
+            self._reader.read(extent.content, skip, memoryview(data))
+        return bytes(data)
+
+
+def show(path: Sequence[bytes]) -> str:
+    """Return *path* for a message."""
+    return "'/" + b"/".join(path).decode("utf-8", "backslashreplace") + "'"
+
+
+def _among(values: Ints, wanted: Ints) -> Ints:
+    """Return which of *values* are in the sorted *wanted*, which are few."""
+    found: Ints = places_of(wanted, values) >= 0
+    return found
+
+
+def _same_place(one: Extent, two: Extent) -> bool:
+    return (
+        one.content.file is two.content.file
+        and one.content.row == two.content.row
+        and one.skip - one.offset == two.skip - two.offset
+    )
+
+
+def _side_by_side(
+    some: Sequence[Extent], other: Sequence[Extent], size: int
+) -> Iterator[tuple[int, int, Extent | None, Extent | None]]:
+    """Yield the ranges of a file over which neither side changes, and what shows on each side."""
+    edges = {0, size}
+    for extents in (some, other):
+        for extent in extents:
+            edges.add(min(extent.offset, size))
+            edges.add(min(extent.offset + extent.length, size))
+    border = sorted(edges)
+    at = [0, 0]
+    for start, stop in pairwise(border):
+        shown: list[Extent | None] = []
+        for side, extents in enumerate((some, other)):
+            while (
+                at[side] < len(extents)
+                and extents[at[side]].offset + extents[at[side]].length <= start
+            ):
+                at[side] += 1
+            here = extents[at[side]] if at[side] < len(extents) else None
+            shown.append(here if here is not None and here.offset <= start else None)
+        yield start, stop, shown[0], shown[1]
