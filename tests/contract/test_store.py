@@ -2,6 +2,7 @@
 
 import os
 import stat
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,18 +57,20 @@ def read_file(store: Store, image: Image, node: int) -> bytes:
     return bytes(data)
 
 
-class StoreContract:
+class StoreContract(ABC):
     """The tests; subclasses give a new Store, and one opened again on what it left."""
 
     @pytest.fixture
     def place(self, tmp_path: Path) -> Path:
         return tmp_path / "store"
 
+    @abstractmethod
     def make(self, place: Path) -> Store:
-        raise NotImplementedError
+        """Return a new Store in *place*."""
 
+    @abstractmethod
     def reopen(self, place: Path) -> Store:
-        raise NotImplementedError
+        """Return the Store that is in *place*."""
 
     @pytest.fixture
     def store(self, place: Path) -> Iterator[Store]:

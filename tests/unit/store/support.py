@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from deltalake import DeltaTable
+
 from pondfs.extent import Content
 from pondfs.interfaces import Image
 from pondfs.node import ROOT, NodeId, Version
@@ -134,6 +136,15 @@ def new_reader() -> ContentReader:
 
 def log_entry(path: Path, number: int) -> Path:
     return path / "_delta_log" / f"{number:020d}.json"
+
+
+def committed(path: Path) -> set[str]:
+    """Data files the table has, by delta-rs."""
+    return {os.path.basename(uri) for uri in DeltaTable(path).file_uris()}
+
+
+def names(store: DeltaStore) -> set[bytes]:
+    return set(store.load_image().load_entries(ROOT))
 
 
 def data_file_names(path: Path) -> set[str]:

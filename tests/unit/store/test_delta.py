@@ -13,17 +13,19 @@ import pytest
 from deltalake import DeltaTable
 
 from pondfs.errors import NotPermitted, PondLocked, StoreDamaged
-from pondfs.node import ROOT, NodeId, Version
+from pondfs.node import NodeId, Version
 from pondfs.oplog import Cut
 from pondfs.store import DeltaStore, open_reader
 from tests.unit.store.support import (
     adopt,
+    committed,
     data_file_names,
     extent_row,
     fault,
     file_row,
     log_entry,
     make_cut,
+    names,
     new_pond,
     open_pond,
     read_bytes,
@@ -42,15 +44,6 @@ def store(path: Path) -> Iterator[DeltaStore]:
     store = new_pond(path)
     yield store
     store.close()
-
-
-def committed(path: Path) -> set[str]:
-    """Data files the table has, by delta-rs."""
-    return {os.path.basename(uri) for uri in DeltaTable(path).file_uris()}
-
-
-def names(store: DeltaStore) -> set[bytes]:
-    return set(store.load_image().load_entries(ROOT))
 
 
 # --- commits and stages ---

@@ -9,16 +9,18 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from pondfs.errors import ForeignCommit
-from pondfs.node import ROOT, Version
+from pondfs.node import Version
 from pondfs.store import DeltaStore
 from pondfs.store.schema import SCHEMA
 from tests.unit.store.support import (
     adopt,
+    committed,
     data_file_names,
     fault,
     file_row,
     log_entry,
     make_cut,
+    names,
     new_pond,
     open_pond,
     read_bytes,
@@ -36,15 +38,6 @@ def store(path: Path) -> Iterator[DeltaStore]:
     store = new_pond(path)
     yield store
     store.close()
-
-
-def committed(path: Path) -> set[str]:
-    """Data files the table has, by delta-rs."""
-    return {os.path.basename(uri) for uri in DeltaTable(path).file_uris()}
-
-
-def names(store: DeltaStore) -> set[bytes]:
-    return set(store.load_image().load_entries(ROOT))
 
 
 BEFORE_LINK = [
