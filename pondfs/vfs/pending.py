@@ -320,6 +320,8 @@ class Pending:
         op = "create" if after_id in self.created else "rename" if renamed else "link"
         if node.id in self.nodes and node.id not in written and not stat.S_ISDIR(node.mode):
             written.add(node.id)
+            if after_id not in self.created:
+                summary.nodes_changed += 1
             self._node_rows(rows, node, op, directory.id, name)
         else:
             rows.append(Row(op, node.ctime_ns, directory.id, node.id, node.mode, name))

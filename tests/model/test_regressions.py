@@ -179,3 +179,16 @@ def test_what_was_only_read_is_forgotten(tree: Tree) -> None:
         assert not vfs.pending.accessed
 
     tree.run(read)
+
+
+def test_a_renamed_file_counts_as_changed(tree: Tree) -> None:
+    """The log said that nothing had changed in a version that only renamed."""
+
+    async def work() -> None:
+        tree.file(b"f")
+        await tree.vfs.committer.commit()
+        tree.vfs.rename(ROOT, b"f", ROOT, b"g", 0)
+        await tree.vfs.committer.commit()
+
+    tree.run(work)
+    assert tree.store.list_versions()[0].nodes_changed == 1
