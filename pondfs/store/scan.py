@@ -4,8 +4,8 @@ While the lengths are at hand it also finds where each content lies, at the cost
 header per row group, so that reading needs no second look at the file.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,18 +13,23 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pondfs.errors import StoreDamaged
+from pondfs.node import Version
 from pondfs.store.content import DataFile
 from pondfs.store.layout import FileBytes, find_groups
 from pondfs.store.pages import Positions, locate_values
 from pondfs.store.schema import SCHEMA
 from pondfs.store.thrift import Buffer
 
+if TYPE_CHECKING:
+    from pondfs.store.rowcache import RowCache
+
 SMALL_FILE_BYTES = 256 << 10
 """Files up to this size are read by one system call: most files of a busy pond hold one row."""
 
-FOLD_COLUMNS = tuple(
-    name for name in SCHEMA.names if name not in ("timestamp", "file_type", "content")
-)  # fmt: skip
+_CHUNK_ROWS = 1 << 16
+"""Up to here rows of several files are brought together in memory."""
+
+FOLD_COLUMNS = tuple(name for name in SCHEMA.names if name not in ("file_type", "content"))
 
 
 class Scan(NamedTuple):
@@ -41,22 +46,80 @@ class Scan(NamedTuple):
     position: NDArray[np.int64]
 
 
-def read_rows(files: Sequence[DataFile], columns: Sequence[str] = FOLD_COLUMNS) -> Scan:
-    """Return the rows of *files*, in their order.
+def in_order(files: Sequence[DataFile], up_to: Version | None) -> list[DataFile]:
+    """Return those of *files* that may hold rows up to this version, as they are best read.
+
+    In the order of versions rows are nearly always sorted already; and so they are cached.
+    """
+    if up_to is not None:
+        files = [file for file in files if file.min_version <= up_to]
+    return sorted(files, key=lambda file: (file.max_version, file.min_version, file.name))
+
+
+def read_rows(
+    files: Sequence[DataFile],
+    columns: Sequence[str] = FOLD_COLUMNS,
+    cache: "RowCache | None" = None,
+) -> Scan:
+    """Return the rows of *files*, in their order; from *cache* those it has.
 
     Raises: StoreDamaged naming a file that is gone or no Parquet of ours.
     """
     schema = pa.schema([SCHEMA.field(name) for name in columns])
-    parts = [_read(file, columns, schema) for file in files]
-    counts = np.array([table.num_rows for table, _ in parts], np.int64)
-    table = pa.concat_tables([table for table, _ in parts]) if parts else schema.empty_table()
+    sizes: list[int] = []
+    positions: list[Positions] = [np.empty(0, np.int64)]
+    whole: list[pa.Table] = []
+    small: list[pa.Table] = []
+    held = 0
+    for part, places, rows in _parts(files, columns, schema, cache):
+        sizes.extend(rows)
+        positions.append(places)
+        if held + part.num_rows > _CHUNK_ROWS:
+            whole.extend(_join(small))
+            small, held = [], 0
+        small.append(part)
+        held += part.num_rows
+    whole.extend(_join(small))
+    table = pa.concat_tables(whole) if whole else schema.empty_table()
+    counts = np.array(sizes, np.int64)
     starts = np.cumsum(counts) - counts
     return Scan(
         table,
         np.repeat(np.arange(len(files), dtype=np.int32), counts),
         np.arange(table.num_rows, dtype=np.int64) - np.repeat(starts, counts),
-        np.concatenate([np.empty(0, np.int64), *(positions for _, positions in parts)]),
+        np.concatenate(positions),
     )
+
+
+def _join(parts: list[pa.Table]) -> list[pa.Table]:
+    """Make one piece of many: every step after this costs 1 us for each piece of a column."""
+    return [pa.concat_tables(parts).combine_chunks()] if len(parts) > 1 else parts
+
+
+def _parts(
+    files: Sequence[DataFile], columns: Sequence[str], schema: pa.Schema, cache: "RowCache | None"
+) -> Iterator[tuple[pa.Table, Positions, list[int]]]:
+    """Yield rows, the positions of their contents, and how many rows each file has.
+
+    Files that follow each other in the cache are one part: a slice costs as much as 1,000 rows.
+    """
+    places = [None if cache is None else cache.find(file) for file in files]
+    at = 0
+    while at < len(files):
+        place = places[at]
+        if place is None:
+            table, positions = _read(files[at], columns, schema)
+            yield table, positions, [table.num_rows]
+            at += 1
+            continue
+        record, first, counts, stop = place.record, place.first, [], place.first
+        while place is not None and place.record is record and place.first == stop:
+            counts.append(place.rows)
+            stop += place.rows
+            at += 1
+            place = places[at] if at < len(files) else None
+        run = record.slice(first, stop - first)
+        yield run.select(list(columns)), run["position"].to_numpy(), counts
 
 
 def _read(file: DataFile, columns: Sequence[str], schema: pa.Schema) -> tuple[pa.Table, Positions]:

@@ -6,8 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pondfs.errors import StoreDamaged
+from pondfs.node import Version
 from pondfs.store import scan
-from pondfs.store.scan import FOLD_COLUMNS, read_rows
+from pondfs.store.scan import FOLD_COLUMNS, in_order, read_rows
 from tests.unit.store.support import as_file, extent_row, file_row, size_row
 
 
@@ -62,3 +63,23 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     os.unlink(file.path)
     with pytest.raises(StoreDamaged, match="is gone"):
         read_rows([file])
+
+
+def test_rows_of_many_small_files_are_one_piece(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every later step costs time for each piece of a column; a large one is not copied."""
+    monkeypatch.setattr(scan, "_CHUNK_ROWS", 4)
+    sizes = [1, 1, 6, 1, 2, 1, 1, 1]
+    files = [as_file(tmp_path, at, [size_row(2, at)] * count) for at, count in enumerate(sizes, 1)]
+    found = read_rows(files)
+    assert [len(chunk) for chunk in found.table["version"].chunks] == [2, 6, 4, 2]
+    assert found.table["version"].to_pylist() == [
+        at for at, count in enumerate(sizes, 1) for _ in range(count)
+    ]
+
+
+def test_files_are_read_in_the_order_of_versions(tmp_path: Path) -> None:
+    files = [as_file(tmp_path, version, [size_row(2, 9)]) for version in (3, 1, 2)]
+    assert in_order(files, None) == [files[1], files[2], files[0]]
+    assert in_order(files, Version(2)) == [files[1], files[2]]
