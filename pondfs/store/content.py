@@ -13,6 +13,7 @@ import threading
 import time
 from bisect import bisect_right
 from collections import OrderedDict, deque
+from collections.abc import Container
 
 import numpy as np
 import pyarrow as pa
@@ -47,13 +48,15 @@ class DataFile:
         min_version: oldest version with a row in here; 0 when nobody knows.
         max_version: newest version with a row in here; 2^62 when nobody knows.
         modified_ms: modification time as in its add action.
+        row_count: how many rows it has; None when nobody knows.
         handle: the open file, or None; see `ContentReader`.
+        held: keeps the file readable when its name is gone; see `hold`.
         used: read again since it was opened, or since the reader's clock hand last passed.
     """
 
     __slots__ = (
-        "handle", "max_version", "min_version", "modified_ms", "name", "path", "size", "stats",
-        "used",
+        "handle", "held", "max_version", "min_version", "modified_ms", "name", "path", "row_count",
+        "size", "stats", "used",
     )  # fmt: skip
 
     def __init__(self, store: str, name: str, size: int, stats: str, modified_ms: int) -> None:
@@ -65,8 +68,18 @@ class DataFile:
         parsed = json.loads(stats) if stats else {}
         self.min_version = int(parsed.get("minValues", {}).get("version", 0))
         self.max_version = int(parsed.get("maxValues", {}).get("version", UNKNOWN_VERSION))
+        self.row_count: int | None = parsed.get("numRecords")
         self.handle: Handle | None = None
+        self.held: Handle | None = None
         self.used = False
+
+    def hold(self) -> None:
+        """Keep the file readable until the last reader has let go of this, whatever its name does.
+
+        Raises: OSError.
+        """
+        if self.held is None:
+            self.held = Handle(os.open(self.path, os.O_RDONLY | os.O_CLOEXEC))
 
     def __repr__(self) -> str:
         return f"DataFile({self.name}, {self.size} bytes)"
@@ -176,6 +189,10 @@ class ContentReader:
         with self._open_lock:
             if file.handle is not None:
                 return file.handle
+            if file.held is not None:
+                # Not among the open ones: it shall go with the last who knows it.
+                file.handle = file.held
+                return file.held
             while len(self._open) >= self._max_open:
                 # The clock algorithm: what was read since the hand last passed stays once more.
                 old = self._open.popleft()
@@ -270,6 +287,14 @@ class ContentReader:
         value = column[at].as_buffer()
         self._check_length(file, content, 0 if value is None else value.size)
         return bytes(memoryview(value)[skip : skip + length])
+
+    def forget(self, names: Container[str]) -> None:
+        """Let go of files that are about to be removed."""
+        with self._open_lock:
+            for file in self._open:
+                if file.name in names:
+                    file.handle = None
+            self._open = deque(file for file in self._open if file.name not in names)
 
     def close(self) -> None:
         """Let go of every open file and decoded row group."""

@@ -3,7 +3,7 @@
 import json
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from pondfs.node import Version, format_node_id
 from pondfs.oplog import Row
 from pondfs.store.faults import fault
 from pondfs.store.parquet import ParquetWriter, Part
-from pondfs.store.rows import encode
+from pondfs.store.rows import Encoded, encode
 from pondfs.store.schema import STATISTICS
 
 ROW_GROUP_CONTENT_BYTES = 8 << 20
@@ -49,6 +49,23 @@ def write_data_file(store: str, version: Version, first_seq: int, rows: Sequence
     Durability: the file's bytes are fsynced; its directory is not.
     Raises: OSError as the disk says; the partial file is gone then.
     """
+    groups = (
+        (stop - start, encode(version, first_seq + start, rows[start:stop]))
+        for start, stop in _row_groups(rows)
+    )
+    name, size, positions = write_groups(store, groups)
+    numbers = [i for i, row in enumerate(rows) if row.content is not None]
+    contents = [row.content for row in rows if row.content is not None]
+    stats = statistics(version, version, [row.part for row in rows], [row.node for row in rows])
+    return Written(name, size, stats, contents, numbers, positions)
+
+
+def write_groups(store: str, groups: Iterable[tuple[int, Encoded]]) -> tuple[str, int, list[int]]:
+    """Write a new data file from row groups: how many rows each has, and the rows.
+
+    Returns: its name, its size, and the position of each content.
+    Durability and errors: as `write_data_file`.
+    """
     name = f"{uuid.uuid4()}.parquet"
     path = os.path.join(store, name)
     positions: list[int] = []
@@ -56,9 +73,8 @@ def write_data_file(store: str, version: Version, first_seq: int, rows: Sequence
     try:
         sink = _Sink(fd)
         writer = ParquetWriter(sink.write)
-        for start, stop in _row_groups(rows):
-            pages, places = encode(version, first_seq + start, rows[start:stop])
-            body = writer.write_group(stop - start, pages)
+        for count, (pages, places) in groups:
+            body = writer.write_group(count, pages)
             positions.extend([body + place for place in places])
         writer.finish()
         sink.flush()
@@ -69,9 +85,7 @@ def write_data_file(store: str, version: Version, first_seq: int, rows: Sequence
         raise
     finally:
         os.close(fd)
-    numbers = [i for i, row in enumerate(rows) if row.content is not None]
-    contents = [row.content for row in rows if row.content is not None]
-    return Written(name, writer.offset, _stats(version, rows), contents, numbers, positions)
+    return name, writer.offset, positions
 
 
 class _Sink:
@@ -121,12 +135,17 @@ def _row_groups(rows: Sequence[Row]) -> Iterator[tuple[int, int]]:
     yield start, len(rows)
 
 
-def _stats(version: Version, rows: Sequence[Row]) -> str:
-    """Return the Delta statistics, as JSON: what readers skip files by."""
-    parts = [row.part for row in rows]
-    nodes = [row.node for row in rows]
+def statistics(low: int, high: int, parts: Sequence[int], nodes: Sequence[int]) -> str:
+    """Return the Delta statistics, as JSON: what readers skip files by.
 
-    def bounds(of: Any) -> dict[str, Any]:
+    Args:
+        low: the oldest version among the rows.
+        high: the newest.
+        parts: the rows' directories.
+        nodes: the rows' nodes, parallel.
+    """
+
+    def bounds(version: int, of: Any) -> dict[str, Any]:
         return {
             "version": version,
             "part_id": format_node_id(of(parts)),
@@ -134,9 +153,9 @@ def _stats(version: Version, rows: Sequence[Row]) -> str:
         }
 
     stats = {
-        "numRecords": len(rows),
-        "minValues": bounds(min),
-        "maxValues": bounds(max),
+        "numRecords": len(parts),
+        "minValues": bounds(low, min),
+        "maxValues": bounds(high, max),
         "nullCount": dict.fromkeys(STATISTICS, 0),
     }
     return json.dumps(stats, separators=(",", ":"))

@@ -20,7 +20,7 @@ class History:
 
     def __init__(self, scan: Scan, up_to: Version | None) -> None:
         table = scan.table
-        version = _ints(table, "version")
+        version = ints(table, "version")
         is_commit = pc.equal(table["op"], "commit").to_numpy()
         commits = version[is_commit]
         if up_to is not None:
@@ -28,7 +28,7 @@ class History:
         if not len(commits):
             raise StoreDamaged("the table holds no commit of this pond")
         self.newest = Version(int(commits.max()))
-        seq = _ints(table, "seq")
+        seq = ints(table, "seq")
         order = np.flatnonzero((version <= self.newest) & ~is_commit)
         version, seq = version[order], seq[order]
         later = (version[1:] > version[:-1]) | (
@@ -44,8 +44,8 @@ class History:
         self.file = scan.file[order]
         self.row = scan.row[order]
         self.position = scan.position[order]
-        self.part = _node_ids(table, "part_id")[order]
-        self.node = _node_ids(table, "node_id")[order]
+        self.part = node_ids(table, "part_id")[order]
+        self.node = node_ids(table, "node_id")[order]
         self.removed = table["removed"].to_numpy()[order]
         self.has_name = pc.is_valid(table["name"]).to_numpy()[order]
         self.has_attr = pc.is_valid(table["mode"]).to_numpy()[order]
@@ -53,22 +53,23 @@ class History:
 
     def take(self, name: str, rows: Ints) -> Ints:
         """Return an integer column's values for *rows*, 0 where null."""
-        return _ints(self.table, name)[self.order[rows]]
+        return ints(self.table, name)[self.order[rows]]
 
     def arrow(self, name: str, rows: Ints) -> pa.Array:
         """Return a column's values for *rows*."""
         return self.table[name].take(pa.array(self.order[rows])).combine_chunks()
 
 
-def _ints(table: pa.Table, name: str) -> Ints:
+def ints(table: pa.Table, name: str, null: int = 0) -> Ints:
+    """Return an integer column, with *null* where there is nothing."""
     column = table[name]
     if column.null_count:
-        column = column.fill_null(0)
+        column = column.fill_null(null)
     values: Ints = column.to_numpy()
     return values
 
 
-def _node_ids(table: pa.Table, name: str) -> Ints:
+def node_ids(table: pa.Table, name: str) -> Ints:
     """Turn 16 hex digits each into numbers, without a Python string per row."""
     column = table[name].combine_chunks()
     count = len(column)

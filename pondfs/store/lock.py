@@ -1,17 +1,20 @@
-"""The writer lock: at most one process writes to a store, and the lock dies with it.
+"""Locks: at most one process writes to a store; nobody removes files under a reader.
 
-flock(2) on ``_pond/lock``: the kernel lets go of it however the process ends, so nothing stale
-can be left. What the file says is for people only.
+flock(2) on files in ``_pond/``: the kernel lets go of it however the process ends, so nothing
+stale can be left. What ``_pond/lock`` says is for people only.
 """
 
 import fcntl
 import json
 import os
 import socket as _socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from pondfs.errors import PondLocked
 
 LOCK_FILE = "lock"
+READERS_FILE = "readers"
 
 
 class WriterLock:
@@ -52,6 +55,50 @@ class WriterLock:
             os.ftruncate(self._fd, 0)
             os.close(self._fd)
             self._fd = -1
+
+
+class ReaderLock:
+    """Says that somebody reads data files: as long as anybody does, none is removed.
+
+    A shared flock(2) on ``_pond/readers``, which writers make. Where it is missing or may not be
+    opened there is nothing to hold, and readers go on without: they may then have to begin anew.
+    """
+
+    def __init__(self, pond_dir: str) -> None:
+        self._fd = -1
+        try:
+            self._fd = os.open(os.path.join(pond_dir, READERS_FILE), os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return
+        # Waits while a writer removes files, which is short.
+        fcntl.flock(self._fd, fcntl.LOCK_SH)
+
+    def release(self) -> None:
+        """Let go. Calling it twice is harmless."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __del__(self) -> None:
+        self.release()
+
+
+@contextmanager
+def no_readers(pond_dir: str) -> Iterator[bool]:
+    """Keep readers out while inside; yields whether there are none.
+
+    Raises: OSError.
+    """
+    fd = os.open(os.path.join(pond_dir, READERS_FILE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(fd)
 
 
 def find_holder(pond_dir: str) -> dict[str, object] | None:

@@ -45,9 +45,14 @@ def read_versions(store: Path, limit: int | None = None) -> list[VersionInfo]:
         if limit is not None and len(versions) >= limit:
             return versions
         try:
-            info = _from_entry(read_entry(log_dir, number))
+            actions = read_entry(log_dir, number)
         except BadEntryError:
             continue  # a commit that did not happen; or damage, which opening reports
+        pruned = _from_prune(actions)
+        if pruned is not None:
+            # It lists all that were left; what is before it tells of versions that are gone.
+            return [*versions, *pruned][:limit]
+        info = _from_entry(actions)
         if info is not None:
             versions.append(info)
     if versions and versions[-1].version == 1:
@@ -63,6 +68,17 @@ def _from_entry(actions: list[Action]) -> VersionInfo | None:
         return None
     when = _EPOCH + timedelta(microseconds=facts["time_ns"] // 1000)
     return _info(facts["version"], when, facts)
+
+
+def _from_prune(actions: list[Action]) -> list[VersionInfo] | None:
+    """Return the versions that a prune left, newest first; None when this is no prune."""
+    facts = actions[0].get("commitInfo", {}).get(FACTS)
+    if not facts or facts.get("kind") != "prune":
+        return None
+    return [
+        _info(kept["version"], _EPOCH + timedelta(microseconds=kept["time_ns"] // 1000), kept)
+        for kept in reversed(facts["versions"])
+    ]
 
 
 def _info(version: int, when: datetime, facts: dict[str, Any]) -> VersionInfo:
@@ -83,9 +99,11 @@ def _info(version: int, when: datetime, facts: dict[str, Any]) -> VersionInfo:
 def _from_rows(store: str, limit: int | None) -> list[VersionInfo]:
     """Return the versions by their commit rows, reading as few of the newest files as it takes."""
     from pondfs.store.files import data_files
+    from pondfs.store.rowcache import RowCache
 
     opened = open_table(store, writable=False)
     files = sorted(data_files(store, opened.snapshot), key=lambda f: f.max_version, reverse=True)
+    cache = RowCache(store)
     versions: list[VersionInfo] = []
     at = 0
     while at < len(files):
@@ -96,19 +114,19 @@ def _from_rows(store: str, limit: int | None) -> list[VersionInfo]:
             if files[at].max_version < versions[limit - 1].version:
                 break
         take = _BATCH_FILES if limit is None else min(_BATCH_FILES, max(1, limit - len(versions)))
-        versions.extend(_read_rows(files[at : at + take]))
+        versions.extend(_read_rows(files[at : at + take], cache))
         at += take
     versions.sort(key=lambda info: info.version, reverse=True)
     return versions[:limit]
 
 
-def _read_rows(files: list[Any]) -> Iterator[VersionInfo]:
+def _read_rows(files: list[Any], cache: Any) -> Iterator[VersionInfo]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
     from pondfs.store.scan import read_rows
 
-    table = read_rows(files, _COLUMNS).table
+    table = read_rows(files, _COLUMNS, cache).table
     table = table.filter(pc.equal(table["op"], "commit"))
     for version, time_us, text in zip(
         table["version"].to_pylist(),

@@ -16,6 +16,7 @@ from pondfs.store import commit
 from pondfs.store.content import DataFile
 from pondfs.store.datafile import unlink_quietly
 from pondfs.store.deltalog import Action, entry_name
+from pondfs.store.faults import fault
 from pondfs.store.table import fsync_path
 
 log = logging.getLogger("pondfs.store")
@@ -76,6 +77,50 @@ class Publisher:
         self._open_attempt = None
         self.next_entry += 1
         return settled
+
+    def publish_entry(self, data: bytes) -> None:
+        """Make *data*, which carries no rows, a log entry. Only while no try is undecided.
+
+        Durability: it is durable on return.
+        Raises: as `publish`. Calling again after an error is harmless: it says the same twice.
+        """
+        while True:
+            try:
+                commit.put_entry(self._log_fd, self._log_dir, self.next_entry, data)
+            except FileExistsError:
+                self._step_over_foreign()
+            else:
+                self.next_entry += 1
+                return
+
+    def publish_swap(self, make: Callable[[], bytes]) -> None:
+        """As `publish_entry`, for an entry that must not be said twice.
+
+        *make* is asked again when another writer came first: it looks at what is there then. When
+        the entry stands in the log but could not be synced, it counts: what comes after it syncs
+        the same directory, and nobody may act on it being durable before that was done.
+        """
+        while True:
+            data = make()
+            try:
+                fault("prune:entry")
+                commit.put_entry(self._log_fd, self._log_dir, self.next_entry, data)
+            except FileExistsError:
+                self._step_over_foreign()
+                continue
+            except OSError as error:
+                if not self._holds(data):
+                    raise
+                log.warning("a log entry is there but may not be durable yet: %s", error)
+            self.next_entry += 1
+            return
+
+    def _holds(self, data: bytes) -> bool:
+        try:
+            with open(os.path.join(self._log_dir, entry_name(self.next_entry)), "rb") as file:
+                return file.read() == data
+        except FileNotFoundError:
+            return False
 
     def _step_over_foreign(self) -> None:
         """Another writer took the log entry we wanted: go on with the next, if we may."""

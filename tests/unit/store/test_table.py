@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -141,7 +142,7 @@ def test_no_pond(tmp_path: Path) -> None:
 def test_the_local_directory_may_be_missing(pond: Path) -> None:
     """A copy of the table alone is a pond."""
     (pond / "_pond" / "lock").unlink()
-    (pond / "_pond").rmdir()
+    shutil.rmtree(pond / "_pond")
     open_reader(pond).close()
     assert not (pond / "_pond").exists()
     store = open_pond(pond)

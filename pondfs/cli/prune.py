@@ -1,0 +1,254 @@
+"""``pond prune``: forget versions, and free the space that only they used.
+
+Planning and writing happen here, beside the daemon; of a mounted pond the daemon is then asked to
+put the new files in the place of the old ones, which is one entry in its log.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pondfs.cli.output import (
+    format_count,
+    format_local,
+    format_size,
+    format_utc,
+    print_fields,
+    print_json,
+    print_table,
+    progress,
+)
+from pondfs.cli.reach import connect, find_place, load_versions, pond_option, require_pond
+from pondfs.control.client import Client
+from pondfs.errors import DaemonGone
+from pondfs.node import Version
+from pondfs.retention import Policy, choose, parse_count, parse_duration
+
+if TYPE_CHECKING:
+    from pondfs.oplog import VersionInfo
+    from pondfs.store import DeltaStore
+    from pondfs.store.prune import Plan
+    from pondfs.store.prune_files import Rewritten
+
+_PERIODS = ("hourly", "daily", "weekly", "monthly", "yearly")
+
+
+@click.command("prune", short_help="Forget versions and free the space only they used.")
+@click.option("--keep-last", metavar="N", default="0", help="Keep the newest N versions.")
+@click.option(
+    "--keep-within", metavar="D", help="Keep all that are D older than the newest at most."
+)
+@click.option("--keep-hourly", metavar="N", default="0", help="Keep the last of each of N hours.")
+@click.option("--keep-daily", metavar="N", default="0", help="Keep the last of each of N days.")
+@click.option("--keep-weekly", metavar="N", default="0", help="Keep the last of each of N weeks.")
+@click.option("--keep-monthly", metavar="N", default="0", help="Keep the last of each of N months.")
+@click.option("--keep-yearly", metavar="N", default="0", help="Keep the last of each of N years.")
+@click.option("-n", "--dry-run", is_flag=True, help="Say what would go; change nothing.")
+@click.option("-v", "--verbose", is_flag=True, help="List the versions that stay, and why.")
+@click.option("--json", "as_json", is_flag=True, help="Print {kept, forgotten, freed_bytes, …}.")
+@pond_option
+def command(
+    keep_last: str,
+    keep_within: str | None,
+    dry_run: bool,
+    verbose: bool,
+    as_json: bool,
+    **counts: str,
+) -> None:
+    """Forget all versions but those that a --keep option, or a tag, keeps; and the newest.
+
+    What stays reads exactly as before. The words are restic's: N is a number or 'unlimited', and
+    counts hours, days, … that have a version; D is as 2y5m7d3h. Times are UTC. What each option
+    keeps is kept. The space that comes back is that of the bytes no kept version shows.
+
+    Works while the pond is mounted. Forgotten versions are gone for good.
+
+    \b
+    Example:
+      pond prune --keep-last 100 --keep-daily 30 --keep-monthly 24 --dry-run
+      pond prune --keep-within 1y
+    """
+    policy = Policy(
+        last=parse_count(keep_last),
+        within=None if keep_within is None else parse_duration(keep_within),
+        **{name: parse_count(counts[f"keep_{name}"]) for name in _PERIODS},
+    )
+    place = find_place()
+    with contextlib.ExitStack() as stack:
+        client = connect(place)
+        if client is not None:
+            stack.enter_context(client)
+            if client.hello.get("read_only"):
+                client = None  # it can't; and if another one writes, its lock will tell
+        require_pond(place.store)
+        store = None
+        if client is None and not dry_run:
+            store = stack.enter_context(_open_store(place.store))
+        versions = load_versions(place, None)[::-1]
+        reasons = choose(
+            [info.version for info in versions],
+            [info.time_ns for info in versions],
+            policy,
+            _load_pinned(place.store),
+        )
+        report: dict[str, Any] = {
+            "kept": [
+                {"version": info.version, "timestamp": format_utc(info.timestamp), "reasons": why}
+                for info in versions
+                if (why := reasons.get(info.version))
+            ],
+            "forgotten": [info.version for info in versions if info.version not in reasons],
+            "estimated_bytes": 0,
+            "freed_bytes": 0,
+            "dry_run": dry_run,
+        }
+        _prune(place.store, store, client, versions, reasons, report, verbose, as_json)
+    if as_json:
+        print_json(report)
+
+
+def _prune(
+    path: Path,
+    store: "DeltaStore | None",
+    client: Client | None,
+    versions: "list[VersionInfo]",
+    reasons: dict[Version, list[str]],
+    report: dict[str, Any],
+    verbose: bool,
+    quiet: bool,
+) -> None:
+    """Say what goes, do it, say what came of it; *report* takes the figures."""
+    dry_run = report["dry_run"]
+    if not quiet and (verbose or dry_run):
+        _print_kept([info for info in versions if info.version in reasons], reasons)
+    if not report["forgotten"]:
+        if not quiet:
+            click.echo(f"nothing to forget: all {_versions(len(versions))} are kept")
+        return
+    # What is read must not be removed meanwhile; ours is the writer's lock, or the readers'.
+    with _reading(path, store), progress("finding out what only forgotten versions use"):
+        plan = _make_plan(path, sorted(reasons))
+    report["estimated_bytes"] = plan.freed_bytes
+    if not quiet:
+        before = sum(file.size for file in plan.files)
+        print_fields(
+            [
+                ("kept", _versions(len(reasons))),
+                ("forgotten", _versions(len(report["forgotten"]))),
+                ("frees", f"about {format_size(plan.freed_bytes)} of {format_size(before)}"),
+            ]
+        )
+    if dry_run:
+        return
+    with _reading(path, store), progress("writing what stays"):
+        rewritten = _write(plan)
+    with progress("putting it in place"):
+        freed = _swap(plan, rewritten, store, client)
+    report["freed_bytes"] = freed
+    if quiet:
+        return
+    if freed:
+        click.echo(f"freed {format_size(freed)}")
+    else:
+        click.echo(
+            f"forgotten; {format_size(rewritten.freed_bytes)} come back when nobody reads the pond "
+            "any more (a read-only mount, a command)"
+        )
+
+
+def _swap(
+    plan: "Plan", rewritten: "Rewritten", store: "DeltaStore | None", client: Client | None
+) -> int:
+    """Put the new files in the place of the old ones; returns the bytes that came back."""
+    from pondfs.store.prune_files import discard
+    from pondfs.store.prune_swap import is_done
+
+    try:
+        if store is not None:
+            store.swap_files(rewritten.request)
+            removed = store.remove_pruned()
+        else:
+            assert client is not None
+            reply = client.call("prune", timeout_s=None, request=rewritten.request)
+            removed = int(reply["removed_bytes"])
+    except DaemonGone:
+        raise  # nobody knows what it did: its files are in use, or strays that go by themselves
+    except BaseException:
+        if not is_done(plan.store, rewritten.files):
+            discard(plan.store, rewritten)
+        raise
+    with contextlib.suppress(OSError):
+        os.unlink(os.path.join(plan.store, "_pond", rewritten.request))
+    return max(0, removed - rewritten.added_bytes)
+
+
+def _print_kept(kept: "list[VersionInfo]", reasons: dict[Version, list[str]]) -> None:
+    print_table(
+        ("version", "time", "kept for", "message"),
+        [
+            (
+                str(info.version),
+                format_local(info.timestamp),
+                ", ".join(reasons[info.version]),
+                info.message,
+            )
+            for info in reversed(kept)
+        ],
+        right="version",
+    )
+
+
+def _versions(count: int) -> str:
+    return f"{format_count(count)} version{'' if count == 1 else 's'}"
+
+
+# --- the store ------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _open_store(path: Path) -> "Iterator[DeltaStore]":
+    from pondfs.store import open_writer
+
+    store = open_writer(path, mountpoint="", socket="")
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+@contextlib.contextmanager
+def _reading(path: Path, store: "DeltaStore | None") -> Iterator[None]:
+    from pondfs.store.lock import ReaderLock
+
+    # As the writer we would wait for ourselves later.
+    lock = None if store is not None else ReaderLock(os.fspath(path / "_pond"))
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def _load_pinned(path: Path) -> dict[Version, list[str]]:
+    from pondfs.store.tags import read_tags
+
+    pinned: dict[Version, list[str]] = {}
+    for tag, version in read_tags(path).items():
+        pinned.setdefault(version, []).append(tag)
+    return pinned
+
+
+def _make_plan(path: Path, keep: list[Version]) -> "Plan":
+    from pondfs.store.prune import make_plan
+
+    return make_plan(path, keep)
+
+
+def _write(plan: "Plan") -> "Rewritten":
+    from pondfs.store.prune_files import write_files
+
+    return write_files(plan)

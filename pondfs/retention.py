@@ -1,0 +1,153 @@
+"""Which versions to keep: restic's rules, over the list of versions alone.
+
+Each rule keeps versions by itself, and what any rule keeps is kept. ``--keep-daily 7`` keeps the
+newest version of each of the seven newest days *that have one*; days without any do not count, so
+a pond that rested for a month loses nothing. Periods are UTC, weeks are ISO weeks.
+
+Source: restic 0.17, "Removing backup snapshots", ``restic forget``.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+
+from pondfs.errors import UsageError
+from pondfs.node import Version
+
+UNLIMITED = -1
+
+_NS = 10**9
+_DURATION = re.compile(r"(?:(\d+)y)?(?:(\d+)m)?(?:(\d+)d)?(?:(\d+)h)?", re.ASCII)
+_MOST = 10_000  # of a unit; more would leave the calendar
+
+
+@dataclass(frozen=True, slots=True)
+class Duration:
+    """A span of the calendar, as ``2y5m7d3h`` says it: months have the length they have."""
+
+    years: int = 0
+    months: int = 0
+    days: int = 0
+    hours: int = 0
+
+    def before(self, time_ns: int) -> int:
+        """Return the instant this long before *time_ns*."""
+        moment = datetime.fromtimestamp(time_ns // _NS, UTC)
+        month = moment.year * 12 + moment.month - 1 - self.years * 12 - self.months
+        if month < 12 * 1970:
+            return 0
+        # As Go's AddDate, which restic uses: a 31st that is not there runs into the next month.
+        first = datetime(month // 12, month % 12 + 1, 1, tzinfo=UTC)
+        day_ns = int(first.timestamp()) * _NS + (moment.day - 1) * 86400 * _NS
+        in_day_ns = time_ns % (86400 * _NS)
+        return day_ns + in_day_ns - (self.days * 24 + self.hours) * 3600 * _NS
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How much to keep. 0: the rule is not used; `UNLIMITED`: as much as there is.
+
+    Attributes:
+        last: the newest versions.
+        hourly daily weekly monthly yearly: the newest version of so many periods that have one.
+        within: every version that is at most so much older than the newest.
+    """
+
+    last: int = 0
+    hourly: int = 0
+    daily: int = 0
+    weekly: int = 0
+    monthly: int = 0
+    yearly: int = 0
+    within: Duration | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no rule is used, so that nothing would be kept."""
+        return not any(getattr(self, field.name) for field in fields(self))
+
+
+def parse_count(text: str) -> int:
+    """Return what ``--keep-daily`` and its like are given: a number, -1 or ``unlimited``.
+
+    Raises: UsageError.
+    """
+    if text in ("unlimited", "-1"):
+        return UNLIMITED
+    if not re.fullmatch(r"\d{1,9}", text, re.ASCII):
+        raise UsageError(f"'{text}' is no number of versions: use 7, or unlimited")
+    return int(text)
+
+
+def parse_duration(text: str) -> Duration:
+    """Return the span ``2y5m7d3h`` says; any of its parts may be missing.
+
+    Raises: UsageError.
+    """
+    found = _DURATION.fullmatch(text)
+    parts = [int(part or 0) for part in found.groups()] if found else []
+    if not any(parts) or max(parts) > _MOST:
+        raise UsageError(
+            f"'{text}' is no duration: use years, months, days and hours in this order, "
+            "as in 2y5m7d3h or 30d"
+        )
+    return Duration(*parts)
+
+
+def choose(
+    versions: Sequence[Version],
+    times_ns: Sequence[int],
+    policy: Policy,
+    pinned: Mapping[Version, Sequence[str]],
+) -> dict[Version, list[str]]:
+    """Return the versions to keep, ascending, each with the reasons.
+
+    The newest and the pinned ones are always among them. A version whose clock had been set back
+    counts as not earlier than the one before it: it must not fall out of its period for that.
+
+    Args:
+        versions: all versions, ascending.
+        times_ns: when each was committed, parallel.
+        policy: the rules.
+        pinned: versions with tags, and the tags.
+    Raises: UsageError when there is no rule at all.
+    """
+    if policy.is_empty:
+        raise UsageError("say what to keep: --keep-last 100, --keep-daily 30, --keep-within 1y …")
+    if not versions:
+        return {}
+    times: list[int] = []
+    for time_ns in times_ns:
+        times.append(max(time_ns, times[-1]) if times else time_ns)
+    reasons: dict[Version, list[str]] = {version: [] for version in versions}
+    for version, tags in pinned.items():
+        if version in reasons:
+            reasons[version].extend(f"tag {tag}" for tag in tags)
+    buckets = {rule: [getattr(policy, rule), None] for rule in ("last", *_PERIODS)}
+    # As in restic, a span counts from the newest version and not from now: a pond at rest keeps
+    # what it has.
+    since = None if policy.within is None else policy.within.before(times[-1])
+    for version, time_ns in zip(reversed(versions), reversed(times), strict=True):
+        why = reasons[version]
+        moment = datetime.fromtimestamp(time_ns // _NS, UTC)
+        for rule, bucket in buckets.items():
+            left, last = bucket
+            period = version if rule == "last" else _PERIODS[rule](moment)
+            if left and period != last:
+                bucket[:] = [left - (left > 0), period]
+                why.append(rule)
+        if since is not None and time_ns > since:
+            why.append("within")
+    if not reasons[versions[-1]]:
+        reasons[versions[-1]].append("newest")
+    return {version: why for version, why in reasons.items() if why}
+
+
+_PERIODS: dict[str, Callable[[datetime], tuple[int, ...]]] = {
+    "hourly": lambda moment: (moment.year, moment.month, moment.day, moment.hour),
+    "daily": lambda moment: (moment.year, moment.month, moment.day),
+    "weekly": lambda moment: moment.isocalendar()[:2],
+    "monthly": lambda moment: (moment.year, moment.month),
+    "yearly": lambda moment: (moment.year,),
+}
