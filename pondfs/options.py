@@ -70,6 +70,7 @@ class MountOptions:
         log_level: one of `LOG_LEVELS`.
         ponddir: how `.pond/` is shown: one of `PONDDIRS`.
         at: show the version this means (see `pondfs.when`) instead of the newest; read-only.
+        follow: keep up with what another process commits; read-only.
         kernel: VFS options for libfuse as written, such as ``noexec``.
     """
 
@@ -93,6 +94,7 @@ class MountOptions:
     log_level: str = "info"
     ponddir: str = "hidden"
     at: str | None = None
+    follow: bool = False
     kernel: tuple[str, ...] = ()
 
 
@@ -210,6 +212,10 @@ def parse_options(
     )
     if made.at is not None and not made.ro:
         raise UsageError("a past version can't be changed: mount it with -o ro as well")
+    if made.follow and made.at is not None:
+        raise UsageError("-o follow shows the newest version: leave out version= and at=")
+    if made.follow and not made.ro:
+        raise UsageError("-o follow is for read-only mounts: mount it with -o ro as well")
     return replace(made, xattr=True) if made.acl else made
 
 
@@ -329,6 +335,7 @@ _FLAGS: dict[str, dict[str, bool]] = {
     "xattr": {"xattr": True},
     "acl": {"acl": True},
     "nocreate": {"nocreate": True},
+    "follow": {"follow": True},
 }
 
 _VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {

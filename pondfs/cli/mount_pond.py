@@ -58,6 +58,7 @@ def command(
       attr_timeout= entry_timeout= negative_timeout=SECONDS
                           how long the kernel may believe what it knows (3600)
       version=N at=WHEN   with ro: show the tree as it was then
+      follow              with ro: keep up with what another process commits
       ponddir=hidden|visible|off
                           old versions in .pond/: reachable, listed too, or not there (hidden)
       nocreate            refuse a STORE that does not exist
