@@ -1,21 +1,23 @@
 """One path through time: the distinct contents of a file, and the versions that touched a path.
 
 A path means a node, and the node is followed under whatever names it had. Where it came to be in
-the place of another file, as most editors save, that one's life is its earlier part.
+the place of another file, as most editors save, that one's life is its earlier part; so it is where
+the last file of that name was removed and this one came later.
 """
 
 import os
 import stat
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pondfs.errors import UsageError
-from pondfs.extent import Content, Extent, ExtentMap
 from pondfs.node import ROOT, NodeId, Version
 from pondfs.store.image import Ints
-from pondfs.store.trace import Trace, show
+from pondfs.store.replay import Replay
+from pondfs.store.trace import Key, Trace, show
 
 CREATED, REPLACED, WRITTEN, RENAMED, REMOVED = (
     "created", "replaced", "written", "renamed", "removed",
@@ -42,6 +44,23 @@ class Event:
     source: bytes | None
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """An event, and where the file was to be found then.
+
+    Attributes:
+        event: what happened.
+        node: the file.
+        attr_row: the row with its attributes then; -1 when removed.
+        allocated_bytes: how much of the size is no hole.
+    """
+
+    event: Event
+    node: NodeId
+    attr_row: int
+    allocated_bytes: int
+
+
 def load_history(store: str | os.PathLike[str], path: Sequence[bytes]) -> list[Event]:
     """Return what happened to the file, newest first.
 
@@ -49,21 +68,36 @@ def load_history(store: str | os.PathLike[str], path: Sequence[bytes]) -> list[E
     """
     trace = Trace(store)
     try:
-        events: list[Event] = []
-        for node, last, replaces in _lineage(trace, path):
-            if not _is_file(trace, node):
-                raise UsageError(
-                    f"{show(path)} is a directory: pond log PATH and pond diff A..B PATH show "
-                    "what happened in one"
-                )
-            life = list(_life(trace, node, last, b"/".join(path)))
-            if replaces and life:
-                first = life[0]
-                life[0] = Event(first.version, first.path, first.size, (REPLACED,), None)
-            events.extend(reversed(life))
-        return events
+        node, _ = trace.find_last(path)
+        if not is_file(trace, node):
+            raise UsageError(
+                f"{show(path)} is a directory: pond log PATH and pond diff A..B PATH show "
+                "what happened in one"
+            )
+        return [step.event for step in trace_file(trace, node, b"/".join(path))]
     finally:
         trace.close()
+
+
+def trace_file(
+    trace: Trace, node: NodeId, asked: bytes | None = None, *, moves: bool = True
+) -> Iterator[Step]:
+    """Yield what happened to a file and to those it came in the place of, newest first.
+
+    Args:
+        trace: the rows.
+        node: the file.
+        asked: of several paths, the one to show.
+        moves: also what a rename of a directory above it did, which looks at all of them.
+    Raises: StoreDamaged.
+    """
+    for own, last, replaces in _lineage(trace, node):
+        life = list(_life(trace, own, last, asked, moves))
+        if replaces and life:
+            first = life[0].event
+            event = Event(first.version, first.path, first.size, (REPLACED,), None)
+            life[0] = Step(event, own, life[0].attr_row, life[0].allocated_bytes)
+        yield from reversed(life)
 
 
 def load_touching(store: str | os.PathLike[str], path: Sequence[bytes]) -> set[Version] | None:
@@ -76,75 +110,96 @@ def load_touching(store: str | os.PathLike[str], path: Sequence[bytes]) -> set[V
     trace = Trace(store)
     try:
         found: set[int] = set()
-        for node, last, _ in _lineage(trace, path):
+        for node, last, _ in _lineage(trace, trace.find_last(path)[0]):
             if _is_directory(trace, node):
                 found |= _touching_below(trace, node)
             else:
-                own = (trace.rows.node == node) & (trace.version <= last)
-                found.update(np.unique(trace.version[own]).tolist())
+                versions = trace.version[trace.about(node)]
+                found.update(np.unique(versions[versions <= last]).tolist())
         return {Version(version) for version in found}
     finally:
         trace.close()
 
 
-def _lineage(trace: Trace, path: Sequence[bytes]) -> Iterator[tuple[NodeId, int, bool]]:
-    """Yield the nodes a path led to, newest first: the last version of each, and if it replaced."""
-    node, _ = trace.find_last(path)
+def _lineage(trace: Trace, node: NodeId) -> Iterator[tuple[NodeId, int, bool]]:
+    """Yield a node and those before it, newest first: the last version of each, and if it replaced.
+
+    Not only a file that was replaced comes before: also one that was removed, and later there was
+    a new one of its name.
+    """
     last = int(trace.newest)
     while True:
-        before: NodeId | None = None
-        born = last
+        before, replaced, born = None, False, last
         if node != ROOT and not _is_directory(trace, node):
-            some = np.flatnonzero(trace.rows.node == node)
-            born = int(trace.version[some[0]])
+            born = int(trace.version[trace.about(node)[0]])
             for key in trace.keys_at(node, born):
-                other = trace.holder(key, born - 1)
-                if other is not None and other != node and _is_file(trace, other):
-                    before = other
-        yield node, last, before is not None
+                before, replaced = _holder_before(trace, key, node, born)
+                if before is not None:
+                    break
+        yield node, last, replaced
         if before is None:
             return
         node, last = before, born - 1
 
 
+def _holder_before(trace: Trace, key: Key, node: NodeId, born: int) -> tuple[NodeId | None, bool]:
+    """Return the file that had the entry last before *node* was born there, and if it had it still.
+
+    None when that one was moved away: it goes on elsewhere, and so does its history.
+    """
+    versions, nodes = trace.holders(key)
+    newest = bisect_right(versions, born - 1) - 1
+    for at in range(newest, -1, -1):
+        other = NodeId(nodes[at])
+        until = versions[at + 1] if at + 1 < len(versions) else born
+        if other in (0, node) or until <= versions[at] or not is_file(trace, other):
+            continue
+        if at == newest:
+            return other, True
+        return (None if trace.paths_at(other, until) else other), False
+    return None, False
+
+
 def _is_directory(trace: Trace, node: int) -> bool:
     # A directory's own row stands in its own partition.
-    rows = trace.rows
-    return bool(((rows.node == node) & (rows.part == node)).any())
+    return bool((trace.rows.part[trace.about(node)] == node).any())
 
 
-def _is_file(trace: Trace, node: int) -> bool:
+def is_file(trace: Trace, node: int) -> bool:
     """Return whether the node is no directory and its attributes are known."""
-    about = np.flatnonzero((trace.rows.node == node) & trace.rows.has_attr)
+    about = trace.about(node)
+    about = about[trace.rows.has_attr[about]]
     if not len(about):
         return False
-    return not stat.S_ISDIR(int(trace.rows.take("mode", about[-1:])[0]))
+    return not stat.S_ISDIR(trace.rows.arrow("mode", about[-1:])[0].as_py())
 
 
 # --- one file -------------------------------------------------------------------------------------
 
 
-def _life(trace: Trace, node: NodeId, last: int, asked: bytes) -> Iterator[Event]:
+def _life(
+    trace: Trace, node: NodeId, last: int, asked: bytes | None, moves: bool
+) -> Iterator[Step]:
     """Yield what happened to a node, oldest first."""
-    rows = trace.rows
-    about = np.flatnonzero((rows.node == node) & (trace.version <= last))
-    state = _Bytes(trace, about)
+    about = trace.about(node)
+    about = about[trace.version[about] <= last]
+    replay = Replay(trace, about)
     before: list[bytes] = []
-    shown: tuple[int, list[Extent]] = (0, [])
-    for version in _turning_points(trace, node, last, about):
+    for version in _turning_points(trace, node, last, about, moves):
         paths = trace.paths_at(node, version)
         if not paths:
             if before:
-                yield Event(Version(version), _pick(before, asked), None, (REMOVED,), None)
+                event = Event(Version(version), _pick(before, asked), None, (REMOVED,), None)
+                yield Step(event, node, -1, 0)
             before = []
             continue
-        now = state.at(version)
+        is_written = replay.step(version)
         what = []
         source = None
         if not before:
             what.append(CREATED)
         else:
-            if now[0] != shown[0] or not trace.same_bytes(now[1], shown[1], now[0]):
+            if is_written:
                 what.append(WRITTEN)
             lost = [path for path in before if path not in paths]
             if lost and any(path not in before for path in paths):
@@ -152,71 +207,31 @@ def _life(trace: Trace, node: NodeId, last: int, asked: bytes) -> Iterator[Event
                 source = _pick(lost, asked)
         if what:
             new = [path for path in paths if path not in before] if source else paths
-            yield Event(Version(version), _pick(new, asked), now[0], tuple(what), source)
-        before, shown = paths, now
+            event = Event(Version(version), _pick(new, asked), replay.size, tuple(what), source)
+            yield Step(event, node, replay.attr_row, replay.allocated_bytes)
+        before = paths
 
 
-def _pick(paths: list[bytes], asked: bytes) -> bytes:
-    return asked if asked in paths else paths[0]
+def _pick(paths: list[bytes], asked: bytes | None) -> bytes:
+    return asked if asked is not None and asked in paths else paths[0]
 
 
-def _turning_points(trace: Trace, node: int, last: int, about: Ints) -> list[int]:
-    """Return the versions in which the node, or a name above it, may have changed."""
+def _turning_points(trace: Trace, node: int, last: int, about: Ints, moves: bool) -> list[int]:
+    """Return the versions in which the node, or if *moves* a name above it, may have changed."""
     rows = trace.rows
     versions = set(trace.version[about].tolist())
     seen: set[int] = {ROOT}
-    wanted = {key.part for key in trace.keys(node)}
+    wanted = {key.part for key in trace.keys(node)} if moves else set()
     while wanted := wanted - seen:
         seen |= wanted
         above: set[int] = set()
         for directory in wanted:
-            some = np.flatnonzero((rows.node == directory) & rows.has_name)
+            some = trace.about(directory)
+            some = some[rows.has_name[some]]
             versions.update(trace.version[some].tolist())
             above.update(rows.part[some].tolist())
         wanted = above
     return sorted(version for version in versions if version <= last)
-
-
-class _Bytes:
-    """A file's size and extents, version by version."""
-
-    def __init__(self, trace: Trace, about: Ints) -> None:
-        rows = trace.rows
-        about = about[rows.has_attr[about] | rows.has_content[about]]
-        valid = rows.arrow("valid_below", about).to_pylist()
-        self._rows = list(
-            zip(
-                trace.version[about].tolist(),
-                rows.has_attr[about].tolist(),
-                rows.take("size", about).tolist(),
-                valid,
-                rows.has_content[about].tolist(),
-                rows.take("offset", about).tolist(),
-                rows.take("length", about).tolist(),
-                about.tolist(),
-                strict=True,
-            )
-        )
-        self._trace = trace
-        self._at = 0
-        self._size = 0
-        self._map = ExtentMap()
-
-    def at(self, version: int) -> tuple[int, list[Extent]]:
-        """Return size and extents at *version*; never ask for an earlier one afterwards."""
-        trace, rows = self._trace, self._rows
-        while self._at < len(rows) and rows[self._at][0] <= version:
-            _, has_attr, size, below, has_content, offset, length, row = rows[self._at]
-            self._at += 1
-            if has_attr:
-                self._size = size
-                if below is not None:
-                    self._map.truncate(below)
-            if has_content and length:
-                content = Content.stored(trace.file_of(row), int(trace.rows.row[row]), length)
-                content.position = int(trace.rows.position[row])
-                self._map.write(Extent(offset, length, content))
-        return self._size, [extent for extent in self._map if extent.offset < self._size]
 
 
 # --- a directory ----------------------------------------------------------------------------------
