@@ -8,6 +8,7 @@ The root holds the nouns; each folder holds one outside dependency; ``mount`` jo
 - ``store``: deltalake and pyarrow; bytes become rows, rows become a durable commit
 - ``vfs``: trio; the live tree, what is pending, and the committer
 - ``control``: the daemon's socket
+- ``requests`` ``status``: what the daemon does when it is asked
 - ``fuse``: pyfuse3; a protocol adapter only
 - ``cli``: one verb per file
 """

@@ -110,9 +110,12 @@ class DaemonRefused(PondError):
 
     exit_code = 9
 
-    def __init__(self, message: str, errno: int) -> None:
+    def __init__(self, message: str, errno: int, exit_code: int | None = None) -> None:
         super().__init__(message)
         self.errno = errno or _errno.EIO
+        if exit_code is not None:
+            # Of the error behind it, so that a script sees the same with and without a mount.
+            self.exit_code = exit_code  # type: ignore[misc]
 
 
 class NoSuchVersion(PondError):
@@ -127,3 +130,10 @@ class NoSuchPath(PondError):
 
     errno = _errno.ENOENT
     exit_code = 11
+
+
+class Conflict(PondError):
+    """Taking a version back would take back what later versions did to the same paths."""
+
+    errno = _errno.EBUSY
+    exit_code = 12

@@ -1,7 +1,7 @@
 """What the layers need of each other, so that none imports upward."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -30,8 +30,8 @@ class StoredNode:
     allocated_bytes: int
 
 
-class Image(Protocol):
-    """The folded state of the tree at one version. Immutable; safe from any thread."""
+class Tree(Protocol):
+    """The stored state of the tree at one version."""
 
     version: Version
     node_count: int
@@ -39,17 +39,180 @@ class Image(Protocol):
     def find_node(self, node_id: NodeId) -> StoredNode | None:
         """Return the node, or None when this version does not have it."""
 
+    def load_entries(self, directory: NodeId) -> dict[bytes, NodeId]:
+        """Return the directory's entries; empty for an empty or unknown directory."""
+
+    def load_extents(self, node_id: NodeId) -> list[Extent]:
+        """Return the file's extents, sorted, not overlapping, within its size."""
+
+
+class Image(Tree, Protocol):
+    """The folded state of the tree at one version. Immutable; safe from any thread."""
+
     def find_place(self, node_id: NodeId) -> int:
         """Return the node's number among this version's nodes, from 0; -1 if it is not there."""
 
     def id_at(self, place: int) -> NodeId:
         """Return the node with that number. Raises: IndexError."""
 
-    def load_entries(self, directory: NodeId) -> dict[bytes, NodeId]:
-        """Return the directory's entries; empty for an empty or unknown directory."""
+    def find_parents(self, node_id: NodeId) -> list[NodeId]:
+        """Return every directory with an entry for the node. Looks at all entries."""
 
-    def load_extents(self, node_id: NodeId) -> list[Extent]:
-        """Return the file's extents, sorted, not overlapping, within its size."""
+
+@dataclass(frozen=True, slots=True)
+class NewVersion:
+    """A version another process committed.
+
+    Attributes:
+        version: its number.
+        time_ns: when it was cut.
+        rows: all it says, in order, but the commit row; `op` and `time_ns` are not filled in. The
+            contents are stored ones, a symlink's target alone is in memory.
+    """
+
+    version: Version
+    time_ns: int
+    rows: list[Row]
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What the log says since it was read last.
+
+    Attributes:
+        versions: whole versions, oldest first.
+        reload: after these, something only a new fold can show: files were exchanged (a prune, a
+            compaction), another program wrote, or it is too much to go through row by row.
+        trouble: why reading stopped before the log's end; "" when it did not.
+    """
+
+    versions: list[NewVersion]
+    reload: bool = False
+    trouble: str = ""
+
+
+class Feed(Protocol):
+    """Where a reader is in the log of a pond that another process writes.
+
+    One call at a time, `fold` aside; all but `has_news` block: call from a thread.
+    """
+
+    def has_news(self) -> bool:
+        """Return whether the log goes on: one or two stats, so it may be asked often.
+
+        Raises: OSError as the disk says.
+        """
+
+    def read(self) -> News:
+        """Return what came, and go on behind it. Bounded: there may be more when it returns.
+
+        Raises: OSError, StoreDamaged; the place in the log is as it was then.
+        """
+
+    def fold(self, version: Version) -> Image:
+        """Return the image of a version that was read, from the files as this reader knows them.
+
+        May run beside `read`.
+
+        Raises: OSError, StoreDamaged (the files were exchanged meanwhile, say).
+        """
+
+    def reload(self) -> Image:
+        """Return the image of the newest version, and go on behind it.
+
+        Raises: as `read`.
+        """
+
+
+class Swap(Protocol):
+    """Where everything is after a prune put data files in the place of others. Immutable."""
+
+    @property
+    def kept(self) -> Container[Version]:
+        """The versions that are left."""
+
+    def find(self, content: Content) -> Content | None:
+        """Return *content* in its new place: itself if it did not move, None if it is no more."""
+
+    def move_image(self, image: Tree) -> Tree:
+        """Return the same tree with its bytes in their new places. Blocks; safe from any thread.
+
+        What no kept version shows is nowhere then: reading it is an error.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class PastName:
+    """What had a path, in any version: the newest state of what had it last.
+
+    If a directory ever had it, then of the last directory.
+
+    Attributes:
+        attr: its attributes.
+        metadata: JSON (xattrs), or None.
+    """
+
+    attr: AttrRow
+    metadata: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PastContent:
+    """What a file held from one version on.
+
+    Attributes:
+        version: the version that brought it.
+        time_ns: when that was committed.
+        node: whose content it was.
+        attr: the file's attributes in that version.
+        metadata: JSON (xattrs), or None.
+        target: a symlink's target, else None.
+        allocated_bytes: how much of the size is no hole.
+        was_private: not everybody could search the directories above it in that version.
+    """
+
+    version: Version
+    time_ns: int
+    node: NodeId
+    attr: AttrRow
+    metadata: str | None
+    target: bytes | None
+    allocated_bytes: int
+    was_private: bool
+
+
+class Lives(Protocol):
+    """All paths that ever were, up to one version, and what files held there.
+
+    Every method blocks; one call at a time. Raises: StoreDamaged when data files were exchanged
+    meanwhile: then begin anew.
+
+    Attributes:
+        newest: the last version in it.
+    """
+
+    newest: Version
+
+    def list_names(self, path: Sequence[bytes]) -> list[bytes]:
+        """Return every name the directory had while it had this path, oldest first."""
+
+    def find_names(self, path: Sequence[bytes], names: Sequence[bytes]) -> list[PastName | None]:
+        """Return what each of *names* was in the directory; None for one that never was."""
+
+    def list_contents(self, path: Sequence[bytes]) -> list[PastContent]:
+        """Return the distinct contents of the last file of this path, oldest first.
+
+        Through its renames, and of what it came in the place of: as ``pond history`` tells.
+        """
+
+    def load_extents(self, content: PastContent) -> list[Extent]:
+        """Return a content's bytes, sorted, not overlapping, within its size.
+
+        Raises: NoSuchVersion when its version was pruned.
+        """
+
+    def close(self) -> None:
+        """Let go of everything. Calling it twice is harmless."""
 
 
 class Store(Protocol):
@@ -66,6 +229,30 @@ class Store(Protocol):
 
     def list_versions(self) -> list[VersionInfo]:
         """Return all versions, newest first."""
+
+    def find_touched(self, after: Version, up_to: Version) -> set[NodeId]:
+        """Return every node that a row later than *after* and up to *up_to* is about.
+
+        The directories whose entries changed are among them.
+        """
+
+    def same_bytes(self, some: Sequence[Extent], other: Sequence[Extent], size: int) -> bool:
+        """Return whether two files of *size* hold the same. Raises: StoreDamaged, OSError."""
+
+    def open_lives(self) -> Lives:
+        """Read all rows and return what they say of paths through time. Raises: StoreDamaged."""
+
+    def list_tags(self) -> dict[str, Version]:
+        """Return the pinned versions by name, sorted by name."""
+
+    def put_tag(self, name: str, version: Version | None) -> None:
+        """Put tag *name* on *version*, from wherever it was; None takes it off.
+
+        Comes from whoever commits, between commits.
+
+        Durability: it is durable on return.
+        Raises: OSError as the disk says; trying again is harmless.
+        """
 
     def stage(self, version: Version, first_seq: int, rows: Sequence[Row]) -> Settled:
         """Write rows of the coming *version* early; nothing refers to them until its commit.
@@ -84,6 +271,28 @@ class Store(Protocol):
         Raises: OSError as the disk says; ForeignCommit when another writer is in the way.
         """
 
+    def swap_files(self, request: str) -> Swap:
+        """Put the files of a prepared prune in the place of others. Comes between commits.
+
+        Whoever holds contents in the old files turns to the new ones, or holds the old ones
+        (`hold`); then `remove_pruned`.
+
+        Durability: whole or not at all. On return the old files are still there.
+        Raises: UsageError when the pond is not what the prune was prepared for; ForeignCommit;
+            OSError as the disk says.
+        """
+
+    def hold(self, content: Content) -> None:
+        """Keep the data file of a stored *content* readable for as long as anybody has it."""
+
+    def remove_pruned(self) -> int:
+        """Remove the old files of prunes, unless another process reads.
+
+        Returns: how many bytes the disk got back.
+        Durability: the prunes' log entries are durable before.
+        Raises: OSError; what is left is removed at the next opening.
+        """
+
     def discard(self, file: Any) -> None:
         """Remove a staged data file that no commit will refer to; if that fails it is a stray."""
 
@@ -98,6 +307,12 @@ class Store(Protocol):
 
     def prefetch(self, content: Content, skip: int, length: int) -> None:
         """Have the disk begin to read a part of *content* that will be wanted soon."""
+
+    def follow(self) -> Feed:
+        """Return a feed of what comes after the image loaded last. Does not block.
+
+        From here on others may remove data files that are not in use any more.
+        """
 
     def statvfs(self) -> os.statvfs_result:
         """Return the figures of the disk the store is on. Does not block for long."""

@@ -149,6 +149,7 @@ def _serve(options: MountOptions, report: Report) -> int:
 
     from pondfs.control.protocol import socket_path
     from pondfs.fuse.session import Session
+    from pondfs.requests import answer_anybody
     from pondfs.vfs.base import VfsOptions
     from pondfs.vfs.vfs import Vfs
 
@@ -180,7 +181,7 @@ def _serve(options: MountOptions, report: Report) -> int:
         gc.freeze()
         gc.set_threshold(50_000, 50, 1000)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        session = Session(vfs, options)
+        session = Session(vfs, options, answer_anybody(vfs, options))
         session.mount()
         try:
             saved = trio.run(_run, vfs, session, options, socket, report)
@@ -202,6 +203,7 @@ def _past_version(store: "DeltaStore", at: str | None) -> "Version | None":
         [info.version for info in versions],
         [info.time_ns for info in versions],
         time.time_ns(),
+        store.list_tags(),
     )
 
 
@@ -244,7 +246,9 @@ async def _run(
 
     from pondfs.control import server
     from pondfs.control.protocol import failure
-    from pondfs.status import handlers, status
+    from pondfs.requests import handlers
+    from pondfs.status import status
+    from pondfs.vfs.follow import Follower
 
     saved = False
 
@@ -255,6 +259,8 @@ async def _run(
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(vfs.committer.run)
+        if options.follow:
+            nursery.start_soon(Follower(vfs).run)
         await nursery.start(
             lambda task_status: server.serve(
                 socket,

@@ -7,7 +7,7 @@ import functools
 import getpass
 import os
 import platform
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -90,6 +90,21 @@ class Cut:
 
 
 @dataclass(frozen=True, slots=True)
+class Preview:
+    """What the coming version would say if it were cut now; its bytes are not in it.
+
+    Attributes:
+        version: its number.
+        rows: its rows, without content.
+        rewritten: nodes whose bytes it would change.
+    """
+
+    version: Version
+    rows: list[Row]
+    rewritten: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
 class Settled:
     """Where the contents of some rows now lie: the result of a stage or a commit.
 
@@ -118,8 +133,17 @@ class VersionInfo:
     nodes_removed: int
     bytes_added: int
 
+    def record(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        return {**asdict(self), "timestamp": self.timestamp.isoformat()}
+
     @property
     def time_ns(self) -> int:
         """The timestamp in nanoseconds since 1970 UTC, exactly."""
         whole = int(self.timestamp.replace(microsecond=0).timestamp())
         return whole * 10**9 + self.timestamp.microsecond * 1000
+
+
+def info_of(record: dict[str, Any]) -> VersionInfo:
+    """Return the version a `VersionInfo.record` tells of."""
+    return VersionInfo(**{**record, "timestamp": datetime.fromisoformat(record["timestamp"])})

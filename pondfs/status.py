@@ -1,12 +1,10 @@
-"""What the daemon answers on its control socket."""
+"""The state of a mount: what ``pond status`` shows."""
 
 import os
 import resource
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pondfs.control.protocol import Message
-from pondfs.control.server import Handler
 from pondfs.options import MountOptions
 
 if TYPE_CHECKING:
@@ -32,28 +30,6 @@ def status(vfs: "Vfs", options: MountOptions) -> dict[str, Any]:
             "allow_other": options.allow_other,
         },
     }
-
-
-def handlers(vfs: "Vfs", options: MountOptions) -> dict[str, Handler]:
-    """Return the operations of the control socket, by name."""
-
-    async def answer_status(request: Message) -> Message:
-        return status(vfs, options)
-
-    async def answer_commit(request: Message) -> Message:
-        """Commit what is pending; ``version`` is null when there was nothing."""
-        version = await vfs.committer.commit(str(request.get("message") or ""))
-        last = vfs.committer.last
-        if version is None or last is None:
-            return {"version": None}
-        return {
-            "version": version,
-            "operations": last.operations,
-            "bytes": last.bytes,
-            "duration_ms": last.duration_ms,
-        }
-
-    return {"status": answer_status, "commit": answer_commit}
 
 
 def _rss_bytes() -> int:

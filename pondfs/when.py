@@ -1,4 +1,4 @@
-"""Which version a person means: ``42``, ``2026-06-20``, ``10m-ago``, ``yesterday``, ``latest``.
+"""Which version a person means: ``42``, ``2026-06-20``, ``10m-ago``, ``yesterday``, a tag.
 
 One grammar for paths (``.pond/at/…``), mount options and commands. Names carry no colons, so that
 they pass through Samba and Windows; ISO 8601 with colons is understood as well. Times are UTC
@@ -7,11 +7,11 @@ unless they say otherwise. A coarse time means its whole period, and so the last
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from pondfs.errors import NoSuchVersion
+from pondfs.errors import NoSuchVersion, UsageError
 from pondfs.node import Version
 
 _VERSION = re.compile(r"v?(\d{1,18})", re.ASCII)
@@ -29,6 +29,7 @@ _TIME = re.compile(
     r")?)?)?",
     re.ASCII,
 )
+_TAG = re.compile(r"[^\W\d_][\w.+=@-]{0,127}")
 _UNITS_S = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _NS = 10**9
 
@@ -48,7 +49,27 @@ When = Version | Moment
 """What a text means before a pond is asked."""
 
 
-def parse(text: str, now_ns: int) -> When | None:
+NO_TAGS: Mapping[str, Version] = {}
+
+
+def check_tag_name(name: str) -> None:
+    """Refuse a name that could not stand where a version is named.
+
+    Raises: UsageError.
+    """
+    if not _TAG.fullmatch(name) or ".." in name:
+        raise UsageError(
+            f"'{name}' is no tag name: use up to 128 letters, digits and . _ + = @ -, "
+            "beginning with a letter, without '..'"
+        )
+    try:
+        parse(name, 0)
+    except NoSuchVersion:
+        return
+    raise UsageError(f"'{name}' is no tag name: it already means a version or a time")
+
+
+def parse(text: str, now_ns: int, tags: Mapping[str, Version] = NO_TAGS) -> When | None:
     """Return what *text* means at *now_ns*; None for ``latest``.
 
     ``42`` and ``v42`` are versions; four digits alone are one, too, unless they are a year from
@@ -58,6 +79,8 @@ def parse(text: str, now_ns: int) -> When | None:
     """
     if text == "latest":
         return None
+    if text in tags:
+        return tags[text]
     if text == "yesterday":
         today = datetime.fromtimestamp(now_ns // _NS, UTC).date()
         midnight = datetime(today.year, today.month, today.day, tzinfo=UTC)
@@ -78,12 +101,16 @@ def parse(text: str, now_ns: int) -> When | None:
             raise NoSuchVersion(f"'{text}' is no time: {error}") from None
     raise NoSuchVersion(
         f"'{text}' names no version: use a number (42), a UTC time (2026-06-20, "
-        "2026-06-20T1205), @SECONDS, 10m-ago, 3d-ago, yesterday, or latest"
+        "2026-06-20T1205), @SECONDS, 10m-ago, 3d-ago, yesterday, latest, or a tag"
     )
 
 
 def resolve(
-    text: str, versions: Sequence[Version], times_ns: Sequence[int], now_ns: int
+    text: str,
+    versions: Sequence[Version],
+    times_ns: Sequence[int],
+    now_ns: int,
+    tags: Mapping[str, Version] = NO_TAGS,
 ) -> Version:
     """Return the version *text* means.
 
@@ -92,9 +119,10 @@ def resolve(
         versions: all versions, ascending, without the pruned ones.
         times_ns: when each was committed, parallel; ascending, unless the clock was set back.
         now_ns: what ``ago`` counts from.
+        tags: pinned versions, by name.
     Raises: NoSuchVersion: not understood, never committed, pruned, or before the first commit.
     """
-    when = parse(text, now_ns)
+    when = parse(text, now_ns, tags)
     if not versions:
         raise NoSuchVersion("the pond has no version yet")
     if when is None:
@@ -117,6 +145,7 @@ def span(
     versions: Sequence[Version],
     times_ns: Sequence[int],
     now_ns: int,
+    tags: Mapping[str, Version] = NO_TAGS,
 ) -> tuple[int, int]:
     """Return the half-open range of *versions* from the first *since* means to the last *until*.
 
@@ -128,15 +157,15 @@ def span(
     """
     first, last = 0, len(versions)
     if since is not None:
-        when = parse(since, now_ns)
+        when = parse(since, now_ns, tags)
         if when is None:
             first = max(0, last - 1)
         elif isinstance(when, Moment):
-            first = bisect_left(_ascending(times_ns), _begin(since, when, now_ns))
+            first = bisect_left(_ascending(times_ns), begin(since, when, now_ns))
         else:
             first = bisect_left(versions, when)
     if until is not None:
-        when = parse(until, now_ns)
+        when = parse(until, now_ns, tags)
         if isinstance(when, Moment):
             last = bisect_left(_ascending(times_ns), when.before_ns)
         elif when is not None:
@@ -144,7 +173,7 @@ def span(
     return first, max(first, last)
 
 
-def _begin(text: str, when: Moment, now_ns: int) -> int:
+def begin(text: str, when: Moment, now_ns: int) -> int:
     """Return the first nanosecond that *text*, which means *when*, stands for."""
     if text == "yesterday":
         return when.before_ns - 86400 * _NS

@@ -14,11 +14,64 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pondfs.control.protocol import MAX_LINE_BYTES, PROTOCOL, Message, decode, encode
+from pondfs.control.protocol import (
+    MAX_LINE_BYTES,
+    MAX_REPLY_BYTES,
+    PROTOCOL,
+    Message,
+    decode,
+    encode,
+)
 from pondfs.errors import DaemonGone, DaemonRefused, NotPermitted
 
 DEFAULT_TIMEOUT_S = 10.0
 """How long a daemon may take to connect, greet, or answer something quick."""
+
+
+class MountClient:
+    """The way through a mount's ``.pond/control``, for who may read the mount but is not its owner.
+
+    Nobody greets and nobody says farewell; the kernel tells the daemon who asks.
+    """
+
+    def __init__(self, mountpoint: Path) -> None:
+        """Open it. Raises: OSError as the mount says (EROFS: it is mounted read-only)."""
+        self.mountpoint = mountpoint
+        self._fd = os.open(mountpoint / ".pond" / "control", os.O_RDWR | os.O_CLOEXEC)
+
+    def call(self, op: str, *, timeout_s: float | None = None, **fields: Any) -> Message:
+        """As `Client.call`; it waits as long as the daemon lives.
+
+        Raises: DaemonRefused; DaemonGone.
+        """
+        try:
+            os.write(self._fd, encode({"id": 1, "op": op, **fields}))
+            line = bytearray()
+            while chunk := os.read(self._fd, 1 << 20):
+                line += chunk
+        except OSError as error:
+            raise DaemonGone(
+                f"lost the daemon of {self.mountpoint}: {error.strerror or error}"
+            ) from None
+        reply = decode(bytes(line))
+        if not reply.get("ok"):
+            raise _refused(reply)
+        return reply
+
+    def close(self) -> None:
+        """Close it."""
+        os.close(self._fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
 
 
 class Client:
@@ -54,7 +107,7 @@ class Client:
                 nobody = DaemonGone(f"no daemon answers at {path}: {error.strerror or error}")
                 nobody.errno = errno.ETIMEDOUT if error.errno == errno.EAGAIN else error.errno or 0
                 raise nobody from None
-            self.hello = self._receive(time.monotonic() + timeout_s)
+            self.hello = self._receive(time.monotonic() + timeout_s, MAX_LINE_BYTES)
             if self.hello.get("ok") is False:
                 raise NotPermitted(str(self.hello.get("error")))
             if self.hello.get("pondfs") != PROTOCOL:
@@ -108,7 +161,7 @@ class Client:
             elif reply.get("id") in (request_id, None):
                 break
         if not reply.get("ok"):
-            raise DaemonRefused(str(reply.get("error")), int(reply.get("errno") or 0))
+            raise _refused(reply)
         return reply
 
     def wait_exit(self, timeout_s: float | None = None) -> Message | None:
@@ -148,9 +201,9 @@ class Client:
     ) -> None:
         self.close()
 
-    def _receive(self, deadline: float | None) -> Message:
+    def _receive(self, deadline: float | None, most_bytes: int = MAX_REPLY_BYTES) -> Message:
         while (end := self._received.find(b"\n")) < 0:
-            if len(self._received) > MAX_LINE_BYTES:
+            if len(self._received) > most_bytes:
                 raise self._gone("it sends something else than messages")
             try:
                 self._socket.settimeout(
@@ -172,3 +225,9 @@ class Client:
 
     def _gone(self, why: str) -> DaemonGone:
         return DaemonGone(f"lost the daemon at {self._path}: {why}")
+
+
+def _refused(reply: Message) -> DaemonRefused:
+    return DaemonRefused(
+        str(reply.get("error")), int(reply.get("errno") or 0), reply.get("exit_code")
+    )

@@ -23,6 +23,9 @@ PROTOCOL = 1
 MAX_LINE_BYTES = 1 << 20
 """Longest line either side sends or takes: a commit message is under it, a runaway peer is not."""
 
+MAX_REPLY_BYTES = 256 << 20
+"""Longest reply: the changes between two versions can be many, and a client trusts its daemon."""
+
 # sun_path is 108 bytes with its closing NUL (unix(7)).
 _MAX_PATH_BYTES = 107
 
@@ -35,13 +38,13 @@ class ProtocolError(PondError):
     errno = errno.EPROTO
 
 
-def encode(message: Message) -> bytes:
+def encode(message: Message, most_bytes: int = MAX_LINE_BYTES) -> bytes:
     """Return *message* as a line.
 
     Raises: ProtocolError EMSGSIZE if the line would be longer than the other side takes.
     """
     line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
-    if len(line) > MAX_LINE_BYTES:
+    if len(line) > most_bytes:
         refusal = ProtocolError(f"a message of {len(line)} bytes is too long for the socket")
         refusal.errno = errno.EMSGSIZE
         raise refusal
@@ -68,7 +71,14 @@ def failure(error: BaseException) -> Message:
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
         text = error.strerror + (f": {error.filename}" if error.filename else "")
-    return {"ok": False, "error": text or type(error).__name__, "errno": number or errno.EIO}
+    told: Message = {
+        "ok": False,
+        "error": text or type(error).__name__,
+        "errno": number or errno.EIO,
+    }
+    if isinstance(error, PondError):
+        told["exit_code"] = error.exit_code
+    return told
 
 
 def socket_path(mountpoint: Path) -> Path:

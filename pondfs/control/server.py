@@ -18,6 +18,7 @@ import trio
 
 from pondfs.control.protocol import (
     MAX_LINE_BYTES,
+    MAX_REPLY_BYTES,
     PROTOCOL,
     Message,
     ProtocolError,
@@ -153,7 +154,7 @@ async def _converse(
                 line = bytes(pending[:end])
                 del pending[: end + 1]
                 if line.strip():
-                    reply = await _answer(line, {"uid": uid, "pid": pid}, handlers)
+                    reply = await answer(line, {"uid": uid, "pid": pid}, handlers)
                     await stream.send_all(reply)
             if len(pending) > MAX_LINE_BYTES:
                 # Where the next message starts is anybody's guess: answer and hang up.
@@ -166,7 +167,7 @@ async def _converse(
         log.exception("control connection")
 
 
-async def _answer(line: bytes, peer: Message, handlers: Mapping[str, Handler]) -> bytes:
+async def answer(line: bytes, peer: Message, handlers: Mapping[str, Handler]) -> bytes:
     """Return the reply to one request line, whatever is in it."""
     request_id = None
     try:
@@ -178,7 +179,7 @@ async def _answer(line: bytes, peer: Message, handlers: Mapping[str, Handler]) -
             known = ", ".join(sorted(handlers))
             raise OSError(errno.EOPNOTSUPP, f"unknown op {op!r}; this daemon knows: {known}")
         reply = await handler({**request, "peer": peer})
-        return encode({"id": request_id, "ok": True, **reply})
+        return encode({"id": request_id, "ok": True, **reply}, MAX_REPLY_BYTES)
     except (PondError, OSError) as error:
         return _refuse(request_id, error)
     except Exception as error:

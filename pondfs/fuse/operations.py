@@ -5,6 +5,7 @@ Nothing is decided here. Requests the kernel can be told not to send (flush, get
 """
 
 import errno
+import itertools
 import os
 import stat
 from collections.abc import Sequence
@@ -15,13 +16,22 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext
 
 from pondfs.fuse.convert import converter
 from pondfs.fuse.errors import answers
+from pondfs.fuse.talk import Answer, Talk, refuse_all
 from pondfs.node import PAST, NodeId
 from pondfs.options import MountOptions
 from pondfs.vfs.attr import Change
 from pondfs.vfs.base import Caller
 from pondfs.vfs.namespace import Listing
-from pondfs.vfs.past import LOG, STATUS, VERSIONS
+from pondfs.vfs.nodes import Node
+from pondfs.vfs.past import CONTROL, LOG, STATUS, TAGS, VERSIONS
+from pondfs.vfs.past_history import HISTORY, is_history
 from pondfs.vfs.vfs import Vfs
+
+HISTORY_BATCH = 64
+"""Names of `.pond/history` looked up at once: what fits into a reply to readdir, about."""
+
+HISTORY_TIMEOUT_S = 1.0
+"""How long the kernel may believe who may enter a directory there."""
 
 
 class Operations(pyfuse3.Operations):
@@ -29,9 +39,11 @@ class Operations(pyfuse3.Operations):
 
     supports_dot_lookup = False
 
-    def __init__(self, vfs: Vfs, options: MountOptions) -> None:
+    def __init__(self, vfs: Vfs, options: MountOptions, answer: Answer = refuse_all) -> None:
         super().__init__()
         self._vfs = vfs
+        self._answer = answer
+        self._talks: dict[int, Talk] = {}
         self._entry = converter(options)
         self._xattr = options.xattr
         self.enable_acl = options.acl
@@ -39,6 +51,8 @@ class Operations(pyfuse3.Operations):
         self.enable_writeback_cache = not options.ro
         self._listings: dict[int, Listing] = {}
         self._next_listing = 1
+        # Handles of `.pond/control`, beyond every node's number.
+        self._handles = itertools.count(7 << 61)
         self._nothing = EntryAttributes()
         self._nothing.st_ino = 0
         self._nothing.entry_timeout = options.negative_timeout_s
@@ -54,13 +68,29 @@ class Operations(pyfuse3.Operations):
 
     async def _lookup_past(self, parent_inode: int, name: bytes) -> EntryAttributes:
         past = self._vfs.past
+        if is_history(parent_inode):
+            return self._history_entry(await past.history.lookup(NodeId(parent_inode), name))
         await past.ready(parent_inode)
         node = self._vfs.lookup(NodeId(parent_inode), name)
         if node is not None:
-            return self._entry(node)
+            entry = self._entry(node)
+            if node.id in (TAGS, HISTORY):
+                entry.attr_timeout = 0  # it shows whom the live root lets in
+            return entry
         node = await past.lookup(parent_inode, name)
         if node is None:
             return self._nothing
+        return self._tree_entry(node)
+
+    def _history_entry(self, node: Node) -> EntryAttributes:
+        entry = self._entry(node)
+        if stat.S_ISDIR(node.mode):
+            # Whom it lets in: what the live root says, or the directory's newest version.
+            limit = 0 if node.id == HISTORY else HISTORY_TIMEOUT_S
+            entry.attr_timeout = min(entry.attr_timeout, limit)
+        return entry
+
+    def _tree_entry(self, node: Node) -> EntryAttributes:
         entry = self._entry(node)
         # What `10m-ago` means changes.
         entry.entry_timeout = 0
@@ -79,6 +109,8 @@ class Operations(pyfuse3.Operations):
     async def mkdir(
         self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext
     ) -> EntryAttributes:
+        if parent_inode == TAGS:
+            return self._tree_entry(await self._vfs.add_tag(name))
         return self._entry(self._vfs.make(NodeId(parent_inode), name, mode, 0, _caller(ctx)))
 
     @answers
@@ -99,7 +131,10 @@ class Operations(pyfuse3.Operations):
 
     @answers
     async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
-        self._vfs.rmdir(NodeId(parent_inode), name)
+        if parent_inode == TAGS:
+            await self._vfs.remove_tag(name)
+        else:
+            self._vfs.rmdir(NodeId(parent_inode), name)
 
     @answers
     async def rename(
@@ -136,10 +171,13 @@ class Operations(pyfuse3.Operations):
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         vfs, entry_of = self._vfs, self._entry
         listing = self._listings[fh]
+        if is_history(listing.node.id):
+            await self._list_history(listing, start_id, token)
+            return
         if listing.node.id >= PAST:
             await vfs.past.ready(listing.node.id)
-            if listing.node.id == VERSIONS:
-                await self._list_versions(start_id, token)
+            if listing.node.id in (VERSIONS, TAGS):
+                await self._list_trees(listing.node.id, start_id, token)
                 return
         names = vfs.list_names(listing, start_id)
         reply = pyfuse3.readdir_reply
@@ -153,13 +191,39 @@ class Operations(pyfuse3.Operations):
             if at >= 2:  # the kernel takes no reference for `.` and `..`
                 node.lookups += 1
 
-    async def _list_versions(self, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+    async def _list_history(
+        self, listing: Listing, start_id: int, token: pyfuse3.ReaddirToken
+    ) -> None:
+        vfs, directory = self._vfs, listing.node
+        history = vfs.past.history
+        if start_id == 0 or listing.names is None:
+            listing.names = [b".", b"..", *await history.list_names(directory.id)]
+        names = listing.names
+        for at in range(start_id, min(2, len(names))):
+            node = directory if at == 0 else vfs.nodes.get(directory.parent)
+            if not pyfuse3.readdir_reply(token, names[at], self._entry(node), at + 1):
+                return
+        for start in range(max(2, start_id), len(names), HISTORY_BATCH):
+            some = names[start : start + HISTORY_BATCH]
+            found = await history.find(directory.id, some)
+            for at, (name, told) in enumerate(zip(some, found, strict=True), start):
+                if told is None:
+                    continue
+                node = history.node(directory, name, told)
+                if not pyfuse3.readdir_reply(token, name, self._history_entry(node), at + 1):
+                    vfs.drop_if_unused(node)
+                    return
+                node.lookups += 1
+
+    async def _list_trees(
+        self, directory: NodeId, start_id: int, token: pyfuse3.ReaddirToken
+    ) -> None:
         # Only the numbers: what a tree's root looks like is asked when somebody wants to know.
         entry = EntryAttributes()
         entry.st_mode = stat.S_IFDIR | 0o755
         entry.attr_timeout = 0
         entry.entry_timeout = 0
-        found = await self._vfs.past.list_versions()
+        found = await self._vfs.past.list_trees(directory)
         for at in range(start_id, len(found)):
             name, entry.st_ino = found[at]
             if not pyfuse3.readdir_reply(token, name, entry, at + 1):
@@ -179,7 +243,8 @@ class Operations(pyfuse3.Operations):
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
         if inode >= PAST:
             await self._vfs.past.ready(inode)
-        return self._entry(self._vfs.getattr(NodeId(inode)))
+        node = self._vfs.getattr(NodeId(inode))
+        return self._history_entry(node) if is_history(inode) else self._entry(node)
 
     @answers
     async def setattr(
@@ -227,12 +292,17 @@ class Operations(pyfuse3.Operations):
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
         if inode >= PAST:
             await self._vfs.past.ready(inode)
+            if inode == CONTROL:
+                handle = next(self._handles)
+                self._talks[handle] = Talk(ctx, self._answer)
+                return FileInfo(fh=handle, direct_io=True, keep_cache=False, nonseekable=True)
             if inode in (LOG, STATUS):
                 if flags & os.O_ACCMODE:
                     self._vfs.may_change(inode)
                 text = await self._vfs.past.open_text(inode)
                 # Its size is known only now: the kernel shall believe what is read.
                 return FileInfo(fh=text.id, direct_io=True, keep_cache=False)
+            await self._vfs.past.history.load(NodeId(inode))
         self._vfs.open(NodeId(inode), flags)
         return FileInfo(fh=inode, keep_cache=True)
 
@@ -246,10 +316,14 @@ class Operations(pyfuse3.Operations):
 
     @answers
     async def read(self, fh: int, off: int, size: int) -> Any:
+        if fh in self._talks:
+            return self._talks[fh].read(size)
         return await self._vfs.read(NodeId(fh), off, size)
 
     @answers
     async def write(self, fh: int, off: int, buf: bytes) -> int:
+        if fh in self._talks:
+            return await self._talks[fh].write(buf)
         return await self._vfs.write(NodeId(fh), off, buf)
 
     @answers
@@ -258,7 +332,8 @@ class Operations(pyfuse3.Operations):
 
     @answers
     async def release(self, fh: int) -> None:
-        self._vfs.release(NodeId(fh))
+        if self._talks.pop(fh, None) is None:
+            self._vfs.release(NodeId(fh))
 
     async def flush(self, fh: int) -> None:
         # The kernel writes a closing file's pages back by itself and reports their errors; there

@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pyfuse3
@@ -18,8 +19,10 @@ import trio
 from pondfs.errors import MountFailed, SystemFailure
 from pondfs.fuse import loop
 from pondfs.fuse.operations import Operations
+from pondfs.fuse.talk import Answer, refuse_all
 from pondfs.mountinfo import load_mounts
 from pondfs.options import MountOptions
+from pondfs.vfs.base import Stale
 from pondfs.vfs.vfs import Vfs
 
 log = logging.getLogger("pondfs.fuse")
@@ -52,12 +55,18 @@ class _Bytes(str):
 class Session:
     """The mount of one Vfs."""
 
-    def __init__(self, vfs: Vfs, options: MountOptions) -> None:
+    def __init__(self, vfs: Vfs, options: MountOptions, answer: Answer = refuse_all) -> None:
+        self._answer = answer
         self._vfs = vfs
         self._options = options
         self._mountpoint = os.fspath(options.mountpoint)
         self._device = 0
         self._over = trio.Event()
+        vfs.invalidate = self._invalidate
+
+    async def _invalidate(self, stale: Stale) -> None:
+        """Have the kernel forget. In a thread: it may wait for requests that we must answer."""
+        await trio.to_thread.run_sync(_invalidate, stale)
 
     def mount(self) -> None:
         """Mount; requests wait in the kernel until `serve`.
@@ -68,7 +77,9 @@ class Session:
         try:
             with words:
                 pyfuse3.init(
-                    Operations(self._vfs, self._options), self._mountpoint, self._kernel_options()
+                    Operations(self._vfs, self._options, self._answer),
+                    self._mountpoint,
+                    self._kernel_options(),
                 )
         except RuntimeError as error:
             said = words.text() or str(error)
@@ -158,6 +169,24 @@ class Session:
         # Only root may; others keep the kernel's default.
         with contextlib.suppress(OSError):
             Path(bdi).write_text(str(READ_AHEAD_KB))
+
+
+def _invalidate(stale: Stale) -> None:
+    for node_id in stale.contents:
+        _quietly(pyfuse3.invalidate_inode, node_id, False)
+    for node_id in stale.attributes:
+        _quietly(pyfuse3.invalidate_inode, node_id, True)
+    for parent, name in stale.entries:
+        _quietly(pyfuse3.invalidate_entry, parent, name)
+
+
+def _quietly(function: Callable[..., None], *args: object) -> None:
+    """Call pyfuse3; ENOENT only says that the kernel did not remember it."""
+    try:
+        function(*args)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTCONN, errno.EBADF):
+            log.warning("the kernel keeps something old in its cache: %s", error.strerror)
 
 
 def _is_news(record: logging.LogRecord) -> bool:

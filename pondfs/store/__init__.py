@@ -14,11 +14,15 @@ No trio: everything here blocks and is called from threads. In reading order:
 - ``lock``: one writer
 - ``layout`` ``pages``: where the contents lie in a file that is there already
 - ``content``: reading contents by one system call
-- ``scan`` ``history`` ``fold`` ``fold_extents`` ``image``: all rows to the tree at one version
+- ``scan`` ``rowcache``: all rows but their bytes, read once
+- ``history`` ``fold`` ``fold_extents`` ``image`` ``tree``: rows to the tree at one version
 - ``trace``: names and nodes through all rows; ``changes`` ``lives``: what differs between two
-  versions, what happened to one path
-- ``files`` ``log``: handles of data files; the list of versions
+  versions, what happened to one path; ``preview`` ``equality`` ``records``: with them
+- ``news``: what another process committed
+- ``files`` ``log`` ``tags``: handles of data files; the list of versions; names of some
 - ``delta``: `DeltaStore`, which joins them
+- ``prune_rows`` ``prune``: which rows no kept version needs; ``prune_files`` ``prune_swap``: new
+  files without them, and one log entry that puts those in the place of the old ones
 - ``faults``: named points where tests break things
 
 Importing the package itself is cheap: pyarrow comes with the first use (0.2 s).

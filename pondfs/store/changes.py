@@ -14,6 +14,7 @@ import numpy as np
 from pondfs.errors import NoSuchPath, NoSuchVersion
 from pondfs.interfaces import StoredNode
 from pondfs.node import FILE_TYPES, ROOT, NodeId, Version
+from pondfs.oplog import Preview
 from pondfs.store.image import TableImage
 from pondfs.store.trace import Trace, show
 
@@ -53,13 +54,23 @@ class Change:
 
 
 def load_changes(
-    store: str | os.PathLike[str], old: Version, new: Version, path: Sequence[bytes] = ()
+    store: str | os.PathLike[str],
+    old: Version,
+    new: Version,
+    path: Sequence[bytes] = (),
+    preview: Preview | None = None,
 ) -> list[Change]:
     """Return what is different in *new*, at *path* or below, sorted by path.
 
+    Args:
+        store: the pond.
+        old: a version.
+        new: a version, or that of *preview*.
+        path: names from the root.
+        preview: a coming version that shall be there, too.
     Raises: NoSuchVersion; NoSuchPath when neither version has *path*; StoreDamaged.
     """
-    trace = Trace(store, max(old, new))
+    trace = Trace(store, max(old, new), preview)
     try:
         for version in (old, new):
             if version not in trace.versions:
@@ -187,6 +198,8 @@ class _Comparison:
         kind = stat.S_IFMT(old.attr[0])
         if kind == stat.S_IFDIR:
             return True
+        if other in self._trace.rewritten:
+            return False
         if kind != stat.S_IFREG:
             return old.target == new.target and old.attr[4] == new.attr[4]
         return old.attr[5] == new.attr[5] and self._trace.same_bytes(

@@ -23,6 +23,7 @@ from pondfs.store.datafile import unlink_quietly
 from pondfs.store.deltalog import Snapshot, checkpoint_name, read_checkpoint
 from pondfs.store.faults import fault
 from pondfs.store.table import fsync_path
+from pondfs.store.tags import is_taken_off
 
 log = logging.getLogger("pondfs.store")
 
@@ -53,6 +54,7 @@ _SCHEMA = pa.schema(
                 "extendedFileMetadata": pa.bool_(),
                 "partitionValues": _MAP,
                 "size": pa.int64(),
+                "tags": _MAP,
             }
         ),
         "metaData": pa.struct(
@@ -121,7 +123,7 @@ def _actions(snapshot: Snapshot) -> list[tuple[str, dict[str, Any]]] | None:
     actions: list[tuple[str, dict[str, Any]]] = [
         ("protocol", snapshot.protocol),
         ("metaData", snapshot.metadata),
-        *(("txn", txn) for txn in snapshot.txns.values()),
+        *(("txn", txn) for txn in snapshot.txns.values() if not is_taken_off(txn)),
         *(("add", {**add, "dataChange": False}) for add in snapshot.adds.values()),
         *(("remove", {**remove, "dataChange": False}) for remove in snapshot.removes.values()),
     ]

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from pondfs.errors import NotAPond, NotPermitted, StoreDamaged
-from pondfs.extent import Content
-from pondfs.node import ROOT, Version
+from pondfs.errors import NoSuchVersion, NotAPond, NotPermitted, StoreDamaged
+from pondfs.extent import Content, Extent
+from pondfs.node import ROOT, NodeId, Version
 from pondfs.oplog import Cut, Row, Settled, Summary, VersionInfo
-from pondfs.store import checkpoint, commit, table
+from pondfs.store import checkpoint, commit, prune_swap, table
 from pondfs.store.content import ContentReader, DataFile
 from pondfs.store.datafile import unlink_quietly, write_data_file
 from pondfs.store.deltalog import (
@@ -24,14 +25,21 @@ from pondfs.store.deltalog import (
     Snapshot,
     read_snapshot,
 )
+from pondfs.store.equality import same_bytes
 from pondfs.store.faults import fault
 from pondfs.store.files import data_files
-from pondfs.store.fold import load_image
+from pondfs.store.fold import fold_rows
 from pondfs.store.image import TableImage
-from pondfs.store.lock import WriterLock
+from pondfs.store.lock import ReaderLock, WriterLock, no_readers
 from pondfs.store.log import read_versions
+from pondfs.store.names import TableLives
+from pondfs.store.news import LogFeed
+from pondfs.store.prune_swap import Swap
 from pondfs.store.publish import Publisher
+from pondfs.store.rowcache import RowCache, RowKeeper
 from pondfs.store.rows import commit_row
+from pondfs.store.scan import in_order, read_rows
+from pondfs.store.tags import tag_entry, tags_of
 
 log = logging.getLogger("pondfs.store")
 
@@ -74,6 +82,12 @@ class DeltaStore:
         self._reader = ContentReader(max_open=max(16, min(soft // 2, _MOST_OPEN_FILES)))
         # Data files of this session that no commit refers to yet.
         self._staged: set[str] = set()
+        self._reading: ReaderLock | None = None
+        # How often files were swapped: what was folded meanwhile is folded again.
+        self._swaps = 0
+        # Whether pruned files may still be there.
+        self._left_over = False
+        self._keeper = RowKeeper(path)
         self._use(opened.snapshot)
 
     def _use(self, snapshot: Snapshot) -> None:
@@ -83,6 +97,7 @@ class DeltaStore:
         )
         self._version = snapshot.pond_version
         self._files = data_files(self.path, snapshot)
+        self._tags = tags_of(snapshot)
 
     # --- making and opening ---
 
@@ -136,12 +151,15 @@ class DeltaStore:
         try:
             opened = table.open_table(store, writable=True)
             commit.sweep_temporaries(os.path.join(store, LOG_DIR))
+            with no_readers(pond):
+                pass  # makes the file that readers lock
             new = cls(store, opened, lock)
             new.strays = table.find_strays(store, opened.snapshot)
         except BaseException:
             lock.release()
             raise
         new._sweep()
+        new._finish_prune(opened.snapshot)
         # Many entries without a checkpoint: the last process did not get to its `close`.
         new._checkpoint_quietly()
         return new
@@ -153,7 +171,15 @@ class DeltaStore:
         Raises: NotAPond; StoreDamaged; OSError.
         """
         store = os.path.abspath(os.fspath(path))
-        return cls(store, table.open_table(store, writable=False), None)
+        # Before the log is read: what it names then stays until we are done.
+        reading = ReaderLock(os.path.join(store, table.POND_DIR))
+        try:
+            new = cls(store, table.open_table(store, writable=False), None)
+        except BaseException:
+            reading.release()
+            raise
+        new._reading = reading
+        return new
 
     # --- committing ---
 
@@ -162,12 +188,14 @@ class DeltaStore:
         self._check_writable()
         settled = self._write(version, first_seq, rows)
         self._staged.add(settled.file.name)
+        self._keeper.note(settled, version, first_seq, rows)
         fault("stage:done")
         return settled
 
     def discard(self, file: DataFile) -> None:
         """Remove a staged data file. See `interfaces.Store.discard`."""
         self._staged.discard(file.name)
+        self._keeper.forget(file)
         unlink_quietly(file.path)
 
     def commit(self, cut: Cut) -> Settled:
@@ -186,7 +214,75 @@ class DeltaStore:
         self._files.extend(files)
         self._staged.difference_update(file.name for file in files)
         self._version = cut.version
+        self._keeper.note(settled, cut.version, cut.first_seq, [*cut.rows, commit_row(cut)])
         return settled
+
+    def put_tag(self, name: str, version: Version | None) -> None:
+        """Put tag *name* on *version*, or take it off. See `interfaces.Store.put_tag`."""
+        self._check_writable()
+        self._publisher.publish_entry(tag_entry(name, version))
+        self._tags.pop(name, None)
+        if version is not None:
+            self._tags[name] = version
+
+    def swap_files(self, request: str) -> Swap:
+        """Do what a prepared prune asks for. See `interfaces.Store.swap_files`."""
+        self._check_writable()
+        swap = prune_swap.publish(self.path, self._log_dir, self._publisher, self._tags, request)
+        self._files = swap.move_files(self._files)
+        self._swaps += 1
+        self._left_over = True
+        return swap
+
+    def hold(self, content: Content) -> None:
+        """Keep the data file of *content* readable while anybody has it."""
+        content.file.hold()
+
+    def remove_pruned(self) -> int:
+        """Remove what prunes put out of use. See `interfaces.Store.remove_pruned`."""
+        self._check_writable()
+        snapshot = read_snapshot(self._log_dir)
+        found = prune_swap.left_over(snapshot)
+        if not found or not prune_swap.is_append_only(snapshot):
+            return 0
+        self._reader.forget(set(found))
+        # The entry that says they are gone must not be lost after they are.
+        os.fsync(self._log_fd)
+        freed = 0
+        with no_readers(os.path.join(self.path, table.POND_DIR)) as alone:
+            if not alone:
+                log.info("somebody reads the pond: %d pruned files are removed later", len(found))
+                self._left_over = True
+                return 0
+            for name in found:
+                fault("prune:unlink")
+                try:
+                    size = os.stat(name, dir_fd=self._fd).st_size
+                    os.unlink(name, dir_fd=self._fd)
+                except FileNotFoundError:
+                    continue
+                freed += size
+        self._left_over = False
+        fault("prune:removed")
+        # The entry of a prune is long, and the list of what it removed has no more use.
+        self._checkpoint_quietly(now=True)
+        return freed
+
+    def _finish_prune(self, snapshot: Snapshot) -> None:
+        """Do what a crash kept a prune from doing."""
+        try:
+            if not prune_swap.is_append_only(snapshot):
+                self._publisher.publish_entry(prune_swap.append_only_entry(snapshot.metadata))
+        except OSError as error:
+            log.warning("delta.appendOnly of %s is not restored yet: %s", self.path, error)
+        if prune_swap.left_over(snapshot):
+            self._remove_pruned_quietly()
+
+    def _remove_pruned_quietly(self) -> None:
+        try:
+            self.remove_pruned()
+        except (OSError, StoreDamaged, BadHeadError) as error:
+            log.warning("pruned files stay in %s: %s", self.path, error)
 
     def _check_writable(self) -> None:
         if self._lock is None:
@@ -214,11 +310,19 @@ class DeltaStore:
     def load_image_at(self, version: Version | None) -> TableImage:
         """Fold the oplog into the image of *version* (None: the newest).
 
-        Raises: StoreDamaged when a file is gone or rows of a commit are.
+        Raises: NoSuchVersion; StoreDamaged when a file is gone or rows of a commit are.
         """
         if self._lock is None:
             self._use(table.open_table(self.path, writable=False).snapshot)
-        image = load_image(self._files, self._reader, version)
+        while True:
+            swaps = self._swaps
+            try:
+                image = self._fold(version)
+            except StoreDamaged:
+                if swaps == self._swaps:
+                    raise
+            if swaps == self._swaps:
+                break
         if image.node_count > _MANY_NODES:
             _release_memory()
         if version is None and image.version < self._version:
@@ -227,6 +331,48 @@ class DeltaStore:
                 f"{self._version}: restore it from a backup"
             )
         return image
+
+    def _fold(self, version: Version | None) -> TableImage:
+        files = in_order(self._files, version)
+        cache = RowCache(self.path)
+        scan = read_rows(files, cache=cache)
+        if self._lock is not None and version is None:
+            cache.renew(files, scan)
+        if version is not None:
+            commits = scan.table["version"].filter(pc.equal(scan.table["op"], "commit"))
+            if not pc.any(pc.equal(commits, version)).as_py():
+                raise NoSuchVersion(f"there is no version {version}: see pond log")
+        return fold_rows(scan, files, self._reader, version)
+
+    def find_touched(self, after: Version, up_to: Version) -> set[NodeId]:
+        """Return the nodes and directories of rows in a range. See `interfaces.Store`."""
+        files = [f for f in self._files if f.max_version > after and f.min_version <= up_to]
+        table = read_rows(files, ("version", "op", "part_id", "node_id", "name")).table
+        inside = pc.and_(
+            pc.and_(pc.greater(table["version"], after), pc.less_equal(table["version"], up_to)),
+            pc.not_equal(table["op"], "commit"),
+        )
+        table = table.filter(inside)
+        named = table.filter(pc.is_valid(table["name"]))
+        return {
+            NodeId(int(digits, 16))
+            for column in (table["node_id"], named["part_id"])
+            for digits in pc.unique(column).to_pylist()
+        }
+
+    def same_bytes(self, some: Sequence[Extent], other: Sequence[Extent], size: int) -> bool:
+        """Return whether two files hold the same. See `interfaces.Store`."""
+        return same_bytes(self._reader, some, other, size)
+
+    def open_lives(self) -> TableLives:
+        """Return all paths through time. See `interfaces.Store.open_lives`."""
+        return TableLives(self.path)
+
+    def list_tags(self) -> dict[str, Version]:
+        """Return the pinned versions by name, sorted by name."""
+        if self._lock is None:
+            self._tags = tags_of(table.open_table(self.path, writable=False).snapshot)
+        return dict(sorted(self._tags.items()))
 
     def list_versions(self) -> list[VersionInfo]:
         """Return all versions, newest first."""
@@ -243,6 +389,12 @@ class DeltaStore:
     def prefetch(self, content: Content, skip: int, length: int) -> None:
         """Have the disk begin to read a part of *content* that will be wanted."""
         self._reader.prefetch(content, skip, length)
+
+    def follow(self) -> LogFeed:
+        """Return a feed of what comes after the image loaded last. From here on files may go."""
+        if self._reading is not None:
+            self._reading.release()
+        return LogFeed(self.path, self._reader, self._files, self._publisher.next_entry)
 
     def statvfs(self) -> os.statvfs_result:
         """Return the figures of the disk the store is on."""
@@ -285,24 +437,28 @@ class DeltaStore:
             log.info("removed %d data files that no commit refers to", len(removed))
             self.strays = [name for name in self.strays if name not in removed]
 
-    def checkpoint(self) -> bool:
-        """Write a Delta checkpoint if enough log entries follow the last one.
+    def checkpoint(self, *, now: bool = False) -> bool:
+        """Write a Delta checkpoint if enough log entries follow the last one, or *now*.
 
         Raises: OSError; the table is as it was then.
         """
         entries = self._publisher.next_entry - 1 - self._checkpoint
-        if self._lock is None or entries <= checkpoint.ENTRIES_BETWEEN:
+        if self._lock is None or (entries <= checkpoint.ENTRIES_BETWEEN and not now):
             return False
         snapshot = read_snapshot(self._log_dir)
-        if not checkpoint.is_due(snapshot):
+        if not checkpoint.is_due(snapshot) and not now:
             return False
+        for name in prune_swap.left_over(snapshot):
+            if not os.path.lexists(os.path.join(self.path, name)):
+                # Nothing a vacuum could still have to remove.
+                del snapshot.removes[name]
         done = checkpoint.write_checkpoint(self._log_dir, snapshot)
         self._checkpoint = snapshot.checkpoint
         return done
 
-    def _checkpoint_quietly(self) -> None:
+    def _checkpoint_quietly(self, *, now: bool = False) -> None:
         try:
-            self.checkpoint()
+            self.checkpoint(now=now)
         except (OSError, StoreDamaged, BadHeadError) as error:
             # Only a shortcut for the next opening is missing.
             log.warning("no checkpoint of %s: %s", self.path, error)
@@ -314,13 +470,18 @@ class DeltaStore:
         """
         if self._fd < 0:
             return
+        if self._left_over:
+            self._remove_pruned_quietly()
         self._checkpoint_quietly()
+        self._keeper.close()
         self._reader.close()
         os.close(self._fd)
         os.close(self._log_fd)
         self._fd = self._log_fd = -1
         if self._lock is not None:
             self._lock.release()
+        if self._reading is not None:
+            self._reading.release()
 
 
 def _release_memory() -> None:

@@ -5,7 +5,7 @@ to nodes by their place in the node columns. Integers stand in the narrowest typ
 so that a million nodes with one name and one extent each take about 100 MB.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -100,6 +100,26 @@ class TableImage:
             for value in (getattr(self._columns, field.name) for field in fields(Columns))
         )
 
+    def moved(self, files: list[DataFile], file: Ints, row: Ints, position: Ints) -> "TableImage":
+        """Return the same tree with its bytes in other places.
+
+        Shape: *file*, *row* and *position* are parallel to the ``extent_*`` columns; *file* counts
+        in *files*.
+        """
+        columns = replace(
+            self._columns,
+            extent_file=narrow(file),
+            extent_row=narrow(row),
+            extent_position=narrow(position),
+        )
+        return TableImage(self.version, columns, files)
+
+    @property
+    def places(self) -> tuple[list[DataFile], Ints, Ints, Ints]:
+        """Where the bytes are: what `moved` takes."""
+        c = self._columns
+        return self._files, c.extent_file, c.extent_row, c.extent_position
+
     def node_ids(self) -> list[int]:
         """Return all node ids, ascending."""
         ids: list[int] = self._columns.ids.tolist()
@@ -127,6 +147,17 @@ class TableImage:
     def id_at(self, place: int) -> NodeId:
         """Return the node with that number. Raises: IndexError."""
         return NodeId(self._columns.ids.item(place))
+
+    def find_parents(self, node_id: NodeId) -> list[NodeId]:
+        """Return every directory with an entry for the node. Looks at all entries."""
+        place = self._find(node_id)
+        if place < 0:
+            return []
+        c = self._columns
+        if place > np.iinfo(c.entry_nodes.dtype).max:
+            return []
+        found = c.entry_dirs[c.entry_nodes == c.entry_nodes.dtype.type(place)]
+        return [NodeId(node) for node in np.unique(c.ids[found]).tolist()]
 
     def load_entries(self, directory: NodeId) -> dict[bytes, NodeId]:
         """Return the directory's entries; empty for an empty or unknown directory."""

@@ -6,8 +6,7 @@ found by whole columns, so that the tree around it is never folded.
 
 import os
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,16 +17,20 @@ from pondfs.entry import encode_name
 from pondfs.errors import NoSuchPath
 from pondfs.extent import Extent
 from pondfs.node import ROOT, NodeId, Version
+from pondfs.oplog import Preview
 from pondfs.store.content import ContentReader
+from pondfs.store.equality import same_bytes
 from pondfs.store.files import data_files
 from pondfs.store.fold import fold_rows
 from pondfs.store.history import History, places_of
 from pondfs.store.image import Ints, TableImage
-from pondfs.store.scan import Scan, read_rows
-from pondfs.store.table import open_table
+from pondfs.store.lock import ReaderLock
+from pondfs.store.preview import with_preview
+from pondfs.store.rowcache import RowCache
+from pondfs.store.scan import Scan, in_order, read_rows
+from pondfs.store.table import POND_DIR, open_table
 
 _OPEN_FILES = 64
-_PIECE_BYTES = 1 << 20
 # Two odd numbers that mix directory and name into one: equal pairs stay equal, and the few others
 # that meet only mean rows read in vain.
 _MIX_PART, _MIX_NAME = np.int64(-7046029254386353131), np.int64(6364136223846793005)
@@ -45,31 +48,55 @@ class Trace:
 
     Attributes:
         rows: the rows.
-        version: the version of each, parallel to the columns of *rows*.
+        version: the version of each, parallel to the columns of *rows*; where that was pruned, the
+            next one that was not, which is the first to show what the row says.
         newest: the newest version among them.
         versions: all of them.
+        rewritten: nodes whose bytes a coming version (the *preview*) changes, and which are in no
+            file yet.
     """
 
-    def __init__(self, store: str | os.PathLike[str], up_to: Version | None = None) -> None:
+    def __init__(
+        self,
+        store: str | os.PathLike[str],
+        up_to: Version | None = None,
+        preview: Preview | None = None,
+    ) -> None:
         path = os.path.abspath(os.fspath(store))
+        # Before the log is read: what it names then stays until we are done.
+        self._lock = ReaderLock(os.path.join(path, POND_DIR))
         files = data_files(path, open_table(path, writable=False).snapshot)
-        if up_to is not None:
-            files = [file for file in files if file.min_version <= up_to]
-        self._files = sorted(files, key=lambda file: (file.max_version, file.min_version))
+        self._files = in_order(files, up_to)
         self._reader = ContentReader(max_open=_OPEN_FILES)
-        self._scan = read_rows(self._files)
+        self._scan = read_rows(self._files, cache=RowCache(path))
+        self.rewritten = preview.rewritten if preview is not None else frozenset()
+        if preview is not None:
+            self._scan = with_preview(self._scan, preview)
         self.rows = History(self._scan, up_to)
-        self.version = self.rows.take("version", np.arange(self.rows.count))
         self.newest = self.rows.newest
         table = self._scan.table
         self._commits = np.flatnonzero(pc.equal(table["op"], "commit").to_numpy())
-        self.versions = frozenset(table["version"].to_numpy()[self._commits].tolist())
+        there = np.unique(table["version"].to_numpy()[self._commits])
+        self.versions = frozenset(there.tolist())
+        version = self.rows.take("version", np.arange(self.rows.count))
+        self.version: Ints = there[np.searchsorted(there, version)]
         self._holders: dict[Key, tuple[list[int], list[int]]] = {}
         self._keys: dict[int, list[Key]] = {}
+        self._codes: Ints | None = None
+
+    def release(self) -> None:
+        """Let data files be removed from here on: what is read later may then be StoreDamaged."""
+        self._lock.release()
 
     def close(self) -> None:
         """Let go of open files."""
         self._reader.close()
+        self._lock.release()
+
+    def about(self, node: int) -> Ints:
+        """Return the rows about a node, oldest first."""
+        found: Ints = np.flatnonzero(self.rows.node == node)
+        return found
 
     # --- names ---
 
@@ -81,12 +108,19 @@ class Trace:
 
     def holder(self, key: Key, version: int) -> NodeId | None:
         """Return the node that had this entry at *version*."""
+        versions, nodes = self.holders(key)
+        at = bisect_right(versions, version) - 1
+        return NodeId(nodes[at]) if at >= 0 and nodes[at] else None
+
+    def holders(self, key: Key) -> tuple[list[int], list[int]]:
+        """Return the versions in which the entry changed, ascending, and whose it was from then on.
+
+        Shape: parallel; 0 is nobody. Of several that are equal the last counts.
+        """
         found = self._holders.get(key)
         if found is None:
             found = self._holders[key] = self._find_holders(key)
-        versions, nodes = found
-        at = bisect_right(versions, version) - 1
-        return NodeId(nodes[at]) if at >= 0 and nodes[at] else None
+        return found
 
     def _find_holders(self, key: Key) -> tuple[list[int], list[int]]:
         rows = self.rows
@@ -131,7 +165,8 @@ class Trace:
         """Return every entry the node ever had, oldest first."""
         found = self._keys.get(node)
         if found is None:
-            some = np.flatnonzero((self.rows.node == node) & self.rows.has_name)
+            some = self.about(node)
+            some = some[self.rows.has_name[some]]
             pairs = zip(self.rows.part[some].tolist(), self.names(some), strict=True)
             found = self._keys[node] = list(dict.fromkeys(Key(*pair) for pair in pairs))
         return found
@@ -186,12 +221,15 @@ class Trace:
         return found
 
     def _entry_codes(self) -> Ints:
+        if self._codes is not None:
+            return self._codes
         rows = self.rows
         code = np.zeros(rows.count, np.int64)
         named = np.flatnonzero(rows.has_name)
         if len(named):
             name = rows.arrow("name", named).dictionary_encode().indices.to_numpy()
             code[named] = (rows.part[named] * _MIX_PART) ^ ((name + np.int64(1)) * _MIX_NAME)
+        self._codes = code
         return code
 
     def image_at(self, version: Version, chosen: Ints) -> TableImage:
@@ -212,25 +250,15 @@ class Trace:
         """Return the data file a row is in."""
         return self._files[int(self.rows.file[row])]
 
+    def read(self, extent: Extent) -> bytes:
+        """Return all bytes an extent shows. Raises: StoreDamaged, OSError."""
+        data = bytearray(extent.length)
+        self._reader.read(extent.content, extent.skip, memoryview(data))
+        return bytes(data)
+
     def same_bytes(self, some: Sequence[Extent], other: Sequence[Extent], size: int) -> bool:
         """Return whether two files of *size* hold the same; reads only what is not one content."""
-        for start, stop, one, two in _side_by_side(some, other, size):
-            if one is None and two is None:
-                continue
-            if one is not None and two is not None and _same_place(one, two):
-                continue
-            for at in range(start, stop, _PIECE_BYTES):
-                length = min(_PIECE_BYTES, stop - at)
-                if self._read(one, at, length) != self._read(two, at, length):
-                    return False
-        return True
-
-    def _read(self, extent: Extent | None, offset: int, length: int) -> bytes:
-        data = bytearray(length)
-        if extent is not None:
-            skip = extent.skip + offset - extent.offset
-            self._reader.read(extent.content, skip, memoryview(data))
-        return bytes(data)
+        return same_bytes(self._reader, some, other, size)
 
 
 def show(path: Sequence[bytes]) -> str:
@@ -242,35 +270,3 @@ def _among(values: Ints, wanted: Ints) -> Ints:
     """Return which of *values* are in the sorted *wanted*, which are few."""
     found: Ints = places_of(wanted, values) >= 0
     return found
-
-
-def _same_place(one: Extent, two: Extent) -> bool:
-    return (
-        one.content.file is two.content.file
-        and one.content.row == two.content.row
-        and one.skip - one.offset == two.skip - two.offset
-    )
-
-
-def _side_by_side(
-    some: Sequence[Extent], other: Sequence[Extent], size: int
-) -> Iterator[tuple[int, int, Extent | None, Extent | None]]:
-    """Yield the ranges of a file over which neither side changes, and what shows on each side."""
-    edges = {0, size}
-    for extents in (some, other):
-        for extent in extents:
-            edges.add(min(extent.offset, size))
-            edges.add(min(extent.offset + extent.length, size))
-    border = sorted(edges)
-    at = [0, 0]
-    for start, stop in pairwise(border):
-        shown: list[Extent | None] = []
-        for side, extents in enumerate((some, other)):
-            while (
-                at[side] < len(extents)
-                and extents[at[side]].offset + extents[at[side]].length <= start
-            ):
-                at[side] += 1
-            here = extents[at[side]] if at[side] < len(extents) else None
-            shown.append(here if here is not None and here.offset <= start else None)
-        yield start, stop, shown[0], shown[1]

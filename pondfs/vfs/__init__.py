@@ -9,7 +9,10 @@ In reading order:
 - ``attr``: attributes: chmod, chown, truncate, times
 - ``file``: open, read, write, release
 - ``xattr`` ``acl``: extended attributes, and the POSIX ACLs among them
-- ``past``: `.pond/`: old versions inside the mount
+- ``past`` ``past_history``: `.pond/`: old versions, and the contents of one file, inside the mount
+- ``plan`` ``planner`` ``restore``: making parts of the tree be as they were
+- ``access`` ``rights``: what a user may do, where the kernel does not check for us
+- ``follow`` ``swap``: another process's commits; data files that took the place of others
 - ``committer``: the one task that stages and commits
 - ``vfs``: joins them
 """

@@ -3,7 +3,8 @@
 import errno
 import stat
 import time
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 
 from pondfs.errors import FileError
 from pondfs.interfaces import Store
@@ -23,11 +24,12 @@ RELATIME_NS = 24 * 3600 * 10**9
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: effective ids and umask of the process."""
+    """Who asks: ids and umask of the process; its groups where the kernel does not check for us."""
 
     uid: int
     gid: int
     umask: int = 0
+    groups: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,26 @@ class VfsOptions:
     version: Version | None = None
 
 
+@dataclass(slots=True)
+class Stale:
+    """What the kernel may remember and is no longer so: changes it did not ask for.
+
+    Attributes:
+        entries: names in directories, there or not there.
+        attributes: nodes whose attributes changed (of a regular file that can be written it
+            believes its own size and times all the same).
+        contents: nodes whose bytes changed as well.
+    """
+
+    entries: list[tuple[NodeId, bytes]] = field(default_factory=list)
+    attributes: list[NodeId] = field(default_factory=list)
+    contents: list[NodeId] = field(default_factory=list)
+
+
+async def _no_kernel(stale: Stale) -> None:
+    """Nothing is mounted, so nobody remembers anything."""
+
+
 def now_ns() -> int:
     """Return the time as the kernel stamps files."""
     return time.clock_gettime_ns(CLOCK_REALTIME_COARSE)
@@ -74,6 +96,10 @@ class VfsBase:
             store, self.pending, self.nodes.image.version, options.commit_s,
             options.max_pending_bytes,
         )  # fmt: skip
+        # Returns when the kernel has forgotten it; set by the mount.
+        self.invalidate: Callable[[Stale], Awaitable[None]] = _no_kernel
+        # Looks whether another process exchanged the data files of a node; set by `follow`.
+        self.look_again: Callable[[NodeId], Awaitable[None]] | None = None
 
     def may_change(self, node_id: int, other_id: int = 0) -> None:
         """Refuse changes to read-only trees: a whole mount's, or the past's.

@@ -8,13 +8,15 @@ A commit that fails keeps its cut, whole, and is tried again: at once when someb
 after a pause that doubles. Nothing later is cut before it has arrived, so versions stay in order.
 """
 
+import contextlib
 import errno
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import TypeVar, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple
 
 import trio
 
@@ -56,6 +58,16 @@ class Ticket:
     error: PondError | None = None
 
 
+@dataclass(slots=True)
+class Job:
+    """Something to do in the store between two commits, and what came of it."""
+
+    function: Callable[[], Any]
+    done: trio.Event = field(default_factory=trio.Event)
+    result: Any = None
+    error: BaseException | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class LastCommit:
     """What the latest commit was and cost. Units: seconds since 1970, milliseconds, bytes."""
@@ -94,6 +106,8 @@ class Committer:
         self._ticket = Ticket()
         self._asked = False
         self._busy: Ticket | None = None
+        self._jobs: deque[Job] = deque()
+        self._holders = 0
         self._cut: Cut | None = None
         self._retry_at = math.inf
         self._retry_s = FIRST_RETRY_S
@@ -146,6 +160,44 @@ class Committer:
             raise CommitFailed(str(ticket.error), ticket.error.errno)
         return ticket.version
 
+    async def between(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        """Call the store in a thread while nothing is being committed and no cut waits.
+
+        For what writes to the log beside commits: tags, pruning.
+
+        Raises: CommitFailed while commits fail, so that nothing overtakes a version; what the
+            store raises.
+        """
+        if self.failure is not None:
+            raise CommitFailed(str(self.failure), self.failure_errno)
+        job = Job(lambda: function(*args))
+        self._jobs.append(job)
+        self._wake.set()
+        await job.done.wait()
+        if job.error is not None:
+            raise job.error
+        result: T = job.result
+        return result
+
+    @contextlib.asynccontextmanager
+    async def hold(self) -> AsyncIterator[None]:
+        """Make no version inside: what is done there becomes part of one, however long it takes.
+
+        Content is staged all the same. Whoever waits for a commit waits for the end.
+
+        Raises: CommitFailed when commits fail: then the beginning would wait as long as they do.
+        """
+        while self._busy is not None or self._cut is not None or self.failure is not None:
+            if self.failure is not None:
+                raise CommitFailed(str(self.failure), self.failure_errno)
+            await self._room.wait()
+        self._holders += 1
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            self._wake.set()
+
     async def wait_for_room(self) -> None:
         """Wait until pending content is below its limit.
 
@@ -173,6 +225,8 @@ class Committer:
                 await self._commit()
             elif work == "stage":
                 await self._stage()
+            elif work == "job":
+                await self._do(self._jobs.popleft())
             elif self._closing and (self._abandoned or self._drained()):
                 return
             else:
@@ -203,8 +257,14 @@ class Committer:
     def _due(self) -> str | None:
         pending = self._pending
         now = trio.current_time()
+        if self._holders:
+            is_due = self.failure is None and pending.bytes >= self.stage_at_bytes
+            return "stage" if is_due else None
         if self._cut is not None:
             return "commit" if self._asked or now >= self._retry_at else None
+        if self._jobs:
+            # Before a commit that somebody waits for: or whoever keeps asking would keep it out.
+            return "job"
         if self._asked:
             return "commit"
         if self._closing:
@@ -227,6 +287,8 @@ class Committer:
         return None
 
     def _next_deadline(self) -> float:
+        if self._holders:
+            return math.inf
         if self._cut is not None or self.failure is not None:
             return self._retry_at
         since = self._pending.since
@@ -255,6 +317,14 @@ class Committer:
             self._busy = None
             ticket.done.set()
             self._open_room()
+
+    async def _do(self, job: Job) -> None:
+        try:
+            job.result = await offload.run(job.function)
+        except Exception as error:
+            job.error = error
+        finally:
+            job.done.set()
 
     def _make_cut(self, message: str) -> bool:
         summary = Summary(message=message)
@@ -332,6 +402,13 @@ class Committer:
         self._retry_at = math.inf
         self._retry_s = FIRST_RETRY_S
 
+    def _fail_jobs(self) -> None:
+        """Whoever waits for a place between commits would wait as long as they fail."""
+        while self._jobs:
+            job = self._jobs.popleft()
+            job.error = CommitFailed(str(self.failure), self.failure_errno)
+            job.done.set()
+
     def _failed(self, what: str, error: OSError | PondError) -> None:
         number = error.errno or errno.EIO
         reason = error.strerror if isinstance(error, OSError) else str(error)
@@ -347,3 +424,4 @@ class Committer:
         self.refuses_growth = number in GROWTH_ERRNOS
         self._retry_at = trio.current_time() + self._retry_s
         self._retry_s = min(self._retry_s * 2, LAST_RETRY_S)
+        self._fail_jobs()

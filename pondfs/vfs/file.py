@@ -6,7 +6,7 @@ import stat
 
 import trio
 
-from pondfs.errors import FileError
+from pondfs.errors import FileError, StoreDamaged
 from pondfs.extent import Content, Extent
 from pondfs.interfaces import Store
 from pondfs.node import MAX_FILE_SIZE, NodeId
@@ -69,7 +69,9 @@ class Files(Attributes):
             self._readers.pop(node_id, None)
             self.drop_if_unused(node)
 
-    async def read(self, node_id: NodeId, offset: int, length: int) -> bytes | memoryview:
+    async def read(
+        self, node_id: NodeId, offset: int, length: int, again: bool = True
+    ) -> bytes | memoryview:
         """Return up to *length* bytes; fewer only at the end of the file.
 
         The answer is good until the caller's next await: its memory is used again.
@@ -109,7 +111,13 @@ class Files(Attributes):
             if data is not None:
                 target[:] = data[skip : skip + stop - start]
             elif not self.store.read_nowait(content, skip, target):
-                await offload.run(self.store.read, content, skip, target)
+                try:
+                    await offload.run(self.store.read, content, skip, target)
+                except StoreDamaged:
+                    if self.look_again is None or not again:
+                        raise
+                    await self.look_again(node_id)
+                    return await self.read(node_id, offset, length, again=False)
         if at < length:
             whole[at:] = bytes(length - at)
         if len(self._buffers) < SPARE_BUFFERS:
@@ -158,9 +166,7 @@ class Files(Attributes):
         pending = self.pending
         if not self.committer.has_room:
             await self.committer.wait_for_room()
-        self._room_bytes -= length
-        if self._room_bytes < 0:
-            self._check_room(length)
+        self.take_room(length)
         # no await between here and the end: extents, size and accounting change together
         node = self.nodes.live.get(node_id) or self.nodes.get(node_id)
         content = Content(data, length, offset)
@@ -194,6 +200,12 @@ class Files(Attributes):
         if node is not None and not node.nlink and not stat.S_ISDIR(node.mode):
             return
         await self.committer.commit()
+
+    def take_room(self, length: int) -> None:
+        """Count *length* bytes that are about to be accepted. Raises: FileError ENOSPC."""
+        self._room_bytes -= length
+        if self._room_bytes < 0:
+            self._check_room(length)
 
     def _check_room(self, length: int) -> None:
         """Refuse content that the store's disk has no room for, before it is accepted.

@@ -14,7 +14,7 @@ from typing import Any
 
 from pondfs.errors import FileError
 from pondfs.extent import Content, Extent, ExtentMap
-from pondfs.interfaces import Image, StoredNode
+from pondfs.interfaces import StoredNode, Tree
 from pondfs.node import PAST, ROOT, NodeId, new_node_id
 from pondfs.oplog import AttrRow
 
@@ -117,11 +117,11 @@ class Node:
         self.xattrs = decode_xattrs(stored.metadata)
         self.allocated_bytes = stored.allocated_bytes
 
-    def load_children(self, image: Image) -> dict[bytes, NodeId]:
+    def load_children(self, image: Tree) -> dict[bytes, NodeId]:
         """Return the directory's entries as they are stored."""
         return image.load_entries(self.id)
 
-    def load_extents(self, image: Image) -> list[Extent]:
+    def load_extents(self, image: Tree) -> list[Extent]:
         """Return the file's bytes as they are stored."""
         return image.load_extents(self.id)
 
@@ -156,7 +156,7 @@ def decode_xattrs(metadata: str | None) -> dict[bytes, bytes] | None:
 class NodeTable:
     """All nodes of the live tree, by id."""
 
-    def __init__(self, image: Image) -> None:
+    def __init__(self, image: Tree) -> None:
         self.image = image
         self.live: dict[NodeId, Node] = {}
         # Makes the nodes of `.pond/`, whose numbers begin at PAST; set by `past`.

@@ -1,8 +1,10 @@
 """`.pond/`: every version of the whole tree, inside the mount, read-only.
 
-``at/<when>`` and ``versions/<n>`` are whole trees, ``log`` and ``status`` are text. Past nodes are
-ordinary overlay nodes with numbers of their own, so that everything that works on a live node
-(names, attributes, bytes, listing) works on them. A tree appears on lookup: its image is folded in
+``at/<when>``, ``versions/<n>``, ``tags/<name>`` are whole trees, ``history/<path>`` is one file's
+(see `past_history`), ``log`` and ``status`` are text, ``control`` is where whoever may read the
+mount asks the daemon (see ``fuse.talk``). Past nodes are ordinary overlay nodes with numbers of
+their own, so that everything that works on a live node (names, attributes, bytes, listing) works
+on them. A tree appears on lookup: its image is folded in
 a thread and kept with the few used last; a number says by itself where its node is (view and place
 in the image), so that nothing has to be kept for what the kernel only remembers.
 
@@ -18,31 +20,42 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pondfs.errors import FileError, NoSuchVersion
+from pondfs.errors import FileError, NoSuchVersion, UsageError
 from pondfs.extent import Content, Extent, ExtentMap
-from pondfs.interfaces import Image, Store
+from pondfs.interfaces import Image, Store, Tree
 from pondfs.node import PAST, ROOT, NodeId, Version
 from pondfs.oplog import VersionInfo
 from pondfs.vfs import offload
+from pondfs.vfs.committer import Committer
 from pondfs.vfs.nodes import Node, NodeTable
-from pondfs.when import resolve
+from pondfs.vfs.past_history import HISTORY, PastHistory, is_history
+from pondfs.when import check_tag_name, resolve
 
 log = logging.getLogger("pondfs.past")
 
 NAME = b".pond"
 
-# A past number is PAST | view << 40 | place. View 0 is the fixed nodes below; a bit above all views
-# marks the handles of opened texts.
+# A past number is PAST | view << 40 | place. View 0 is the fixed nodes below; two bits above all
+# views mark what is in `past_history` and the handles of opened texts.
 _PLACE_BITS = 40
 _PLACE_MASK = (1 << _PLACE_BITS) - 1
 _HANDLE = PAST | 1 << 62
 
-POND, AT, VERSIONS, LOG, STATUS = (NodeId(PAST | number) for number in range(1, 6))
+POND, AT, VERSIONS, LOG, STATUS, TAGS, CONTROL = (NodeId(PAST | number) for number in range(1, 8))
 
 IMAGES_KEPT = 4
 """Folded past versions kept: two trees to compare, and two more (100 MB for a million nodes)."""
 
-_TREE = {b"at": AT, b"versions": VERSIONS, b"log": LOG, b"status": STATUS}
+_TREE = {
+    b"at": AT,
+    b"versions": VERSIONS,
+    b"tags": TAGS,
+    b"history": HISTORY,
+    b"log": LOG,
+    b"status": STATUS,
+    b"control": CONTROL,
+}
+_DIRECTORIES = (POND, AT, VERSIONS, TAGS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +91,14 @@ class PastNode(Node):
         self.image = image
         self.real_id = real_id
 
-    def load_children(self, image: Image) -> dict[bytes, NodeId]:
+    def load_children(self, image: Tree) -> dict[bytes, NodeId]:
         """Return the entries, with past numbers."""
         base = _number(self.view, 0)
         entries = self.image.load_entries(self.real_id)
         find = self.image.find_place
         return {name: NodeId(base + find(node_id)) for name, node_id in entries.items()}
 
-    def load_extents(self, image: Image) -> list[Extent]:
+    def load_extents(self, image: Tree) -> list[Extent]:
         """Return the bytes the file had."""
         return self.image.load_extents(self.real_id)
 
@@ -93,8 +106,15 @@ class PastNode(Node):
 class Past:
     """The nodes of `.pond/`."""
 
-    def __init__(self, store: Store, nodes: NodeTable, describe: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        nodes: NodeTable,
+        committer: Committer,
+        describe: Callable[[], object],
+    ) -> None:
         self._store = store
+        self._committer = committer
         self._nodes = nodes
         self._describe = describe
         self._views: dict[int, View] = {}
@@ -110,13 +130,23 @@ class Past:
         self._versions: list[Version] | None = None
         self._times_ns: list[int] = []
         self._handles = 0
+        self._exchanges = 0
+        self.history = PastHistory(store, nodes, POND)
         nodes.find_past = self._find
 
     def committed(self, version: Version, time_ns: int) -> None:
         """Take note of a new version: it is there at once."""
+        self.history.committed(version)
         if self._versions is not None and (not self._versions or version > self._versions[-1]):
             self._versions.append(version)
             self._times_ns.append(time_ns)
+
+    def exchanged(self) -> None:
+        """Take note that data files were exchanged: what is folded reads from the old ones."""
+        self._versions = None
+        self._images.clear()
+        self._exchanges += 1
+        self.history.exchanged()
 
     async def ready(self, node_id: int) -> None:
         """Have at hand what the other methods, and the Vfs, need for this past node.
@@ -124,34 +154,87 @@ class Past:
         Yields: while a version is folded.
         """
         number = (node_id & ~_HANDLE) >> _PLACE_BITS
-        if number and node_id < _HANDLE:
+        if is_history(node_id):
+            await self.history.ready(NodeId(node_id))
+        elif node_id == TAGS:
+            self._take_permissions(self._nodes.get(TAGS))
+        elif number and node_id < _HANDLE:
             view = self._views.get(number)
             if view is None:
                 raise FileError(errno.ESTALE)
-            await self._image(view.version)
+            image = await self.image(view.version)
+            node = self._nodes.live.get(NodeId(node_id))
+            if isinstance(node, PastNode) and node.image is not image:
+                node.image, node.extents = image, None
 
     async def lookup(self, parent_id: int, name: bytes) -> Node | None:
-        """Return the version *name* means in ``at/`` or ``versions/``, and count a reference.
+        """Return the version *name* means in ``at/``, ``versions/``, ``tags/``; count a reference.
 
         Raises: FileError ENOENT, with the reason in the log.
         """
-        if parent_id not in (AT, VERSIONS):
+        if parent_id not in (AT, VERSIONS, TAGS):
             return None
-        text = name.decode("utf-8", "replace")
+        try:
+            version = await self._resolve(parent_id, name.decode("utf-8", "replace"))
+        except NoSuchVersion as error:
+            log.info("/.pond/%s: %s", _NAMES[NodeId(parent_id)], error)
+            raise FileError(errno.ENOENT) from None
+        return await self._root(NodeId(parent_id), name, version)
+
+    async def _resolve(self, parent_id: int, text: str) -> Version:
+        """Return the version *text* means in that directory. Raises: NoSuchVersion."""
+        if parent_id == VERSIONS and not text.isdecimal():
+            raise NoSuchVersion(f"'{text}' is no version number")
+        tags = await offload.run(self._store.list_tags)
+        if parent_id == TAGS and text not in tags:
+            raise NoSuchVersion(f"there is no tag '{text}'")
         await self._load_versions()
         assert self._versions is not None
-        try:
-            if parent_id == VERSIONS and not text.isdecimal():
-                raise NoSuchVersion(f"'{text}' is no version number")
-            version = resolve(text, self._versions, self._times_ns, time.time_ns())
-        except NoSuchVersion as error:
-            log.info("%s: %s", "/.pond/at" if parent_id == AT else "/.pond/versions", error)
-            raise FileError(errno.ENOENT) from None
-        image = await self._image(version)
-        view = self._view(NodeId(parent_id), name, version)
+        return resolve(text, self._versions, self._times_ns, time.time_ns(), tags)
+
+    async def _root(self, parent_id: NodeId, name: bytes, version: Version) -> Node:
+        """Return the root of a version under one name, and count a reference."""
+        image = await self.image(version)
+        view = self._view(parent_id, name, version)
         node = self._nodes.get(_number(view, image.find_place(ROOT)))
         node.lookups += 1
         return node
+
+    async def add_tag(self, name: bytes) -> Node:
+        """Commit what is pending and pin that version as *name*; count a reference to its tree.
+
+        Durability: the version and the tag are durable on return.
+        Raises: FileError EEXIST, EINVAL for what can be no tag; CommitFailed.
+        """
+        text = name.decode("utf-8", "replace")
+        try:
+            check_tag_name(text)
+        except UsageError as error:
+            log.info("/.pond/tags: %s", error)
+            raise FileError(errno.EINVAL) from None
+        return await self._root(TAGS, name, await self.pin(text, None))
+
+    async def pin(self, name: str, version: Version | None) -> Version:
+        """Put a new tag on *version*; None commits what is pending and pins that.
+
+        Returns: the pinned version.
+        Durability: all of it is durable on return.
+        Raises: FileError EEXIST; CommitFailed.
+        """
+        if name in await offload.run(self._store.list_tags):
+            raise FileError(errno.EEXIST)
+        if version is None:
+            await self._committer.commit(f"tag {name}")
+            version = self._committer.version
+        await self._committer.between(self._store.put_tag, name, version)
+        return version
+
+    async def remove_tag(self, name: bytes) -> None:
+        """Take a tag off; its version can be pruned then. Raises: FileError ENOENT."""
+        text = name.decode("utf-8", "replace")
+        if text not in await offload.run(self._store.list_tags):
+            raise FileError(errno.ENOENT)
+        await self._committer.between(self._store.put_tag, text, None)
 
     async def open_text(self, node_id: int) -> Node:
         """Return a new node that holds ``log`` or ``status`` as it is now, for one open handle."""
@@ -171,29 +254,43 @@ class Past:
         self._nodes.live[node.id] = node
         return node
 
-    async def list_versions(self) -> list[tuple[bytes, NodeId]]:
-        """Return the names in ``versions/`` with the numbers of their trees.
+    async def list_versions(self) -> list[Version]:
+        """Return all versions, oldest first."""
+        await self._load_versions()
+        return list(self._versions or ())
+
+    async def resolve(self, text: str) -> Version:
+        """Return the version *text* means. Raises: NoSuchVersion."""
+        return await self._resolve(AT, text)
+
+    async def list_trees(self, directory: NodeId) -> list[tuple[bytes, NodeId]]:
+        """Return the names in ``versions/`` or ``tags/`` with the numbers of their trees.
 
         Their attributes would take a fold each, so the kernel is told the numbers only and asks
         when it wants to know more.
         """
-        await self._load_versions()
-        assert self._versions is not None
-        found = []
-        for version in self._versions:
-            name = b"%d" % version
-            # The root has the smallest node id, so it is the first in every image.
-            found.append((name, _number(self._view(VERSIONS, name, version), 0)))
-        return found
+        if directory == TAGS:
+            tags = await offload.run(self._store.list_tags)
+            named = [(name.encode(), version) for name, version in tags.items()]
+        else:
+            await self._load_versions()
+            named = [(b"%d" % version, version) for version in self._versions or ()]
+        # The root has the smallest node id, so it is the first in every image.
+        return [(name, _number(self._view(directory, name, v), 0)) for name, v in named]
 
     def _find(self, node_id: NodeId) -> Node | None:
-        if node_id in (POND, AT, VERSIONS):
+        if node_id == HISTORY:
+            return self.history.root()
+        if node_id in _DIRECTORIES:
             node = Node(node_id, _attr(stat.S_IFDIR | 0o555), ROOT if node_id == POND else POND)
             node.children = dict(_TREE) if node_id == POND else {}
-            node.nlink = 4 if node_id == POND else 2
+            node.nlink = 2 + len(_DIRECTORIES) if node_id == POND else 2
+            if node_id == TAGS:
+                self._take_permissions(node)
             return node
-        if node_id in (LOG, STATUS):
-            return Node(node_id, _attr(stat.S_IFREG | 0o444), POND)
+        if node_id in (LOG, STATUS, CONTROL):
+            mode = 0o666 if node_id == CONTROL else 0o444
+            return Node(node_id, _attr(stat.S_IFREG | mode), POND)
         number = (node_id & ~PAST) >> _PLACE_BITS
         view = None if node_id >= _HANDLE else self._views.get(number)
         image = None if view is None else self._images.get(view.version)
@@ -201,10 +298,23 @@ class Past:
             return None
         return PastNode(node_id, view, image, image.id_at(node_id & _PLACE_MASK))
 
-    async def _image(self, version: Version) -> Image:
+    def _take_permissions(self, tags: Node) -> None:
+        """Let those make tags who may make names in the tree's root."""
+        root = self._nodes.get(ROOT)
+        tags.mode, tags.uid, tags.gid, tags.shown = root.mode, root.uid, root.gid, None
+
+    async def image(self, version: Version) -> Image:
+        """Return the folded tree of a version; the last few are kept.
+
+        Raises: StoreDamaged, OSError.
+        """
         image = self._images.get(version)
         if image is None:
-            image = await offload.run(self._store.load_image_at, version)
+            exchanges = None
+            while image is None or exchanges != self._exchanges:
+                # Again, if it was folded from files that are no more.
+                exchanges = self._exchanges
+                image = await offload.run(self._store.load_image_at, version)
             self._images[version] = image
             while len(self._images) > IMAGES_KEPT:
                 self._images.popitem(last=False)
@@ -249,6 +359,9 @@ class Past:
                 del self._views[view.number]
                 self._free_numbers.append(view.number)
         self._superseded = kept
+
+
+_NAMES = {number: name.decode() for name, number in _TREE.items()}
 
 
 def _number(view: View, place: int) -> NodeId:

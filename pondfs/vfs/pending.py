@@ -386,6 +386,37 @@ class Pending:
             content.fresh = False
         return taken
 
+    def peek(self) -> tuple[list[Row], set[int]]:
+        """Return what a cut would say now, without bytes, and the nodes whose bytes it would bring.
+
+        Takes nothing: what is pending stays so.
+        """
+        rows: list[Row] = []
+        rewritten: set[int] = {node.id for _, about in self.staged for node in about}
+        rewritten.update(row.node for row in self.unstaged)
+        for (part, name), (directory, before) in self.entries.items():
+            after = (directory.children or {}).get(name) if directory.nlink else None
+            if after is not None:
+                mode = self._table.get(after).mode
+                rows.append(Row("link", directory.mtime_ns, part, after, mode, name))
+            elif before is not None:
+                gone = before.id, before.mode, name, True
+                rows.append(Row("unlink", directory.mtime_ns, part, *gone))
+        for node in self.nodes.values():
+            part = node.id if stat.S_ISDIR(node.mode) else node.parent
+            rows.append(
+                Row(
+                    "update", node.ctime_ns, part, node.id, node.mode,
+                    attr=node.attr_row(), metadata=node.metadata(),
+                )
+            )  # fmt: skip
+            if node.fresh or node.valid_below is not None:
+                rewritten.add(node.id)
+        for node in self.removed.values():
+            part = node.id if stat.S_ISDIR(node.mode) else node.parent
+            rows.append(Row("unlink", node.ctime_ns, part, node.id, node.mode, removed=True))
+        return rows, rewritten
+
     def describe(self) -> dict[str, object]:
         """Return what ``pond status`` shows of this."""
         return {

@@ -1,10 +1,14 @@
 """The live tree: all operation families over one node table."""
 
 from pondfs.interfaces import Store
+from pondfs.node import ROOT, Version
+from pondfs.oplog import Preview
 from pondfs.vfs.base import VfsOptions
 from pondfs.vfs.file import Files
 from pondfs.vfs.namespace import Namespace
+from pondfs.vfs.nodes import Node
 from pondfs.vfs.past import Past
+from pondfs.vfs.restore import Restorer
 from pondfs.vfs.xattr import Xattrs
 
 
@@ -13,8 +17,29 @@ class Vfs(Namespace, Files, Xattrs):
 
     def __init__(self, store: Store, options: VfsOptions) -> None:
         super().__init__(store, options)
-        self.past = Past(store, self.nodes, self.describe)
+        self.past = Past(store, self.nodes, self.committer, self.describe)
         self.committer.on_commit = self.past.committed
+        self.restorer = Restorer(self)
+
+    async def add_tag(self, name: bytes) -> Node:
+        """Pin what is now as *name* (``mkdir .pond/tags/NAME``). See `Past.add_tag`."""
+        self.may_change(ROOT)
+        return await self.past.add_tag(name)
+
+    async def remove_tag(self, name: bytes) -> None:
+        """Unpin (``rmdir .pond/tags/NAME``). See `Past.remove_tag`."""
+        self.may_change(ROOT)
+        await self.past.remove_tag(name)
+
+    def preview(self) -> Preview | None:
+        """Return what the coming version would say if it were cut now; None when nothing pends.
+
+        Of a commit that is under way it has nothing, as its version is as good as there.
+        """
+        if self.pending.empty:
+            return None
+        rows, rewritten = self.pending.peek()
+        return Preview(Version(self.committer.version + 1), rows, frozenset(rewritten))
 
     def describe(self) -> dict[str, object]:
         """Return the live part of ``pond status``."""

@@ -117,8 +117,10 @@ def test_a_line_without_end_is_hung_up_on(start_daemon: StartDaemon) -> None:
 
 
 def test_what_a_handler_raises_becomes_the_reply(
-    start_daemon: StartDaemon, caplog: pytest.LogCaptureFixture
+    start_daemon: StartDaemon, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(server, "MAX_REPLY_BYTES", MAX_LINE_BYTES)
+
     async def full(_: dict[str, Any]) -> dict[str, Any]:
         raise CommitFailed("the store's disk is full", errno.ENOSPC)
 
@@ -131,7 +133,7 @@ def test_what_a_handler_raises_becomes_the_reply(
     with Client(start_daemon(full=full, broken=broken, endless=endless, echo=echo).path) as client:
         with pytest.raises(DaemonRefused, match="disk is full") as refused:
             client.call("full")
-        assert refused.value.errno == errno.ENOSPC
+        assert (refused.value.errno, refused.value.exit_code) == (errno.ENOSPC, 8)
         assert not caplog.records
         with pytest.raises(DaemonRefused, match="nonsense") as refused:
             client.call("broken")

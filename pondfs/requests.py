@@ -1,0 +1,308 @@
+"""What the daemon does when it is asked, on its socket or through ``.pond/control``.
+
+The socket answers the pond's owner and root, who may everything. Whoever else may read the mount
+asks through ``.pond/control``, and gets as far as the permissions in the tree let that user.
+"""
+
+import os
+import pathlib
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from pondfs.control.protocol import Message
+from pondfs.control.server import Handler, answer
+from pondfs.errors import NoSuchPath, NoSuchVersion, NotPermitted, PondError, UsageError
+from pondfs.node import ROOT, Version
+from pondfs.options import MountOptions
+from pondfs.status import status
+from pondfs.when import check_tag_name
+
+if TYPE_CHECKING:
+    from pondfs.vfs.base import Caller
+    from pondfs.vfs.restore import Outcome
+    from pondfs.vfs.vfs import Vfs
+
+Path = tuple[bytes, ...]
+FilePath = pathlib.Path
+
+
+def handlers(vfs: "Vfs", options: MountOptions) -> dict[str, Handler]:
+    """Return the operations, by name. See ``docs/reference/control.md``."""
+    asked = _Requests(vfs, options)
+    return {
+        "status": asked.status,
+        "commit": asked.commit,
+        "log": asked.log,
+        "tags": asked.tags,
+        "resolve": asked.resolve,
+        "tag": asked.tag,
+        "restore": asked.restore,
+        "undo": asked.undo,
+        "prune": asked.prune,
+        "changes": asked.changes,
+        "history": asked.history,
+        "touching": asked.touching,
+    }
+
+
+class _Requests:
+    def __init__(self, vfs: "Vfs", options: MountOptions) -> None:
+        self._vfs = vfs
+        self._options = options
+
+    async def status(self, request: Message) -> Message:
+        return status(self._vfs, self._options)
+
+    async def commit(self, request: Message) -> Message:
+        """Commit what is pending; ``version`` is null when there was nothing."""
+        committer = self._vfs.committer
+        version = await committer.commit(str(request.get("message") or ""))
+        last = committer.last
+        if version is None or last is None:
+            return {"version": None}
+        return {
+            "version": version,
+            "operations": last.operations,
+            "bytes": last.bytes,
+            "duration_ms": last.duration_ms,
+        }
+
+    async def log(self, request: Message) -> Message:
+        """List the newest ``limit`` versions, newest first; all when it is null."""
+        from pondfs.store.log import read_versions
+        from pondfs.vfs import offload
+
+        limit = request.get("limit")
+        found = await offload.run(
+            read_versions, self._options.store, None if limit is None else int(limit)
+        )
+        return {"versions": [info.record() for info in found]}
+
+    async def tags(self, request: Message) -> Message:
+        """List the tags with their versions."""
+        from pondfs.vfs import offload
+
+        return {"tags": await offload.run(self._vfs.store.list_tags)}
+
+    async def resolve(self, request: Message) -> Message:
+        """Say which version ``at`` means."""
+        return {"version": await self._vfs.past.resolve(_text(request, "at"))}
+
+    async def tag(self, request: Message) -> Message:
+        """Put tag ``name`` on the version ``at`` means, or on what is now; or take it off."""
+        from pondfs.vfs import access, offload
+
+        vfs, name = self._vfs, _text(request, "name")
+        vfs.may_change(ROOT)
+        caller = self._caller(request)
+        if not access.may(
+            caller, vfs.nodes.get(ROOT), access.WRITE | access.SEARCH, use_acl=self._options.acl
+        ):
+            raise NotPermitted("only who may make files in the root of the pond may set tags")
+        tags = await offload.run(vfs.store.list_tags)
+        if request.get("delete"):
+            if name not in tags:
+                raise NoSuchVersion(f"there is no tag '{name}'")
+            await vfs.past.remove_tag(os.fsencode(name))
+            return {"name": name, "version": None}
+        check_tag_name(name)
+        if name in tags:
+            raise UsageError(f"tag '{name}' is on version {tags[name]} already: take it off first")
+        version = None
+        if (at := request.get("at")) is not None:
+            version = await vfs.past.resolve(str(at))
+        return {"name": name, "version": await vfs.past.pin(name, version)}
+
+    async def restore(self, request: Message) -> Message:
+        """Put ``paths`` back as they were at ``at``, or copies of them to ``to``."""
+        version = await self._vfs.past.resolve(str(request.get("at") or "latest"))
+        to = request.get("to")
+        outcome = await self._vfs.restorer.restore(
+            version,
+            [_path(path) for path in request.get("paths") or ()],
+            self._caller(request),
+            into=None if to is None else _path(to),
+            dry_run=bool(request.get("dry_run")),
+        )
+        return {"at": version, **_told(outcome)}
+
+    async def undo(self, request: Message) -> Message:
+        """Take back what ``version`` changed; the newest if it is null."""
+        committer = self._vfs.committer
+        dry_run = bool(request.get("dry_run"))
+        if (at := request.get("at")) is None:
+            # What is pending is the newest change there is.
+            if not dry_run:
+                await committer.commit()
+            version = committer.version
+        else:
+            version = await self._vfs.past.resolve(str(at))
+        outcome = await self._vfs.restorer.undo(
+            version, self._caller(request), force=bool(request.get("force")), dry_run=dry_run
+        )
+        return {"undone": version, **_told(outcome)}
+
+    async def prune(self, request: Message) -> Message:
+        """Put the files that ``pond prune`` has prepared in the place of others."""
+        from pondfs.vfs.swap import swap_files
+
+        self._vfs.may_change(ROOT)
+        if self._caller(request).uid:
+            raise NotPermitted("only the pond's owner and root may prune")
+        return {"removed_bytes": await swap_files(self._vfs, _text(request, "request"))}
+
+    async def changes(self, request: Message) -> Message:
+        """Compare versions ``old`` and ``new`` below ``path``: what the caller may see of it.
+
+        A ``new`` that is null is now, with what is pending.
+        """
+        from pondfs.store.changes import load_changes
+        from pondfs.store.records import change_record
+        from pondfs.vfs import offload
+
+        past = self._vfs.past
+        old = Version(int(request["old"]))
+        preview = None
+        if request.get("new") is not None:
+            new = Version(int(request["new"]))
+        else:
+            preview = self._vfs.preview()
+            new = self._vfs.committer.version if preview is None else preview.version
+        path = _path(request.get("path") or "")
+        found = await offload.run(load_changes, self._options.store, old, new, path, preview)
+        caller = self._caller(request)
+        if caller.uid:
+            before = self._rights(caller, await past.image(old))
+            # Who may see what is pending goes by what the last version lets that user see.
+            after = self._rights(caller, await past.image(min(new, self._vfs.committer.version)))
+            found = [
+                change
+                for change in found
+                if (change.before is None or before.may_see(_names(change.source or change.path)))
+                and (change.after is None or after.may_see(_names(change.path)))
+            ]
+        return {"new": new, "changes": [change_record(change) for change in found]}
+
+    async def history(self, request: Message) -> Message:
+        """Tell the life of the file at ``path``."""
+        from pondfs.store.lives import load_history
+        from pondfs.store.records import event_record
+
+        path = _path(request.get("path") or "")
+        found = await self._about_path(request, path, load_history)
+        return {"events": [event_record(event) for event in found]}
+
+    async def touching(self, request: Message) -> Message:
+        """Say which versions touched ``path``; null for all."""
+        from pondfs.store.lives import load_touching
+
+        path = _path(request.get("path") or "")
+        found = await self._about_path(request, path, load_touching)
+        return {"versions": None if found is None else sorted(found)}
+
+    async def _about_path(self, request: Message, path: Path, ask: Callable[..., Any]) -> Any:
+        from pondfs.vfs import offload
+
+        caller = self._caller(request)
+        if caller.uid:
+            newest = await self._vfs.past.image(self._vfs.committer.version)
+            if not self._rights(caller, newest).may_see_parent(path):
+                shown = os.fsdecode(b"/".join(path))
+                raise NotPermitted(f"'/{shown}' is in a directory you may not read")
+        return await offload.run(ask, self._options.store, path)
+
+    def _caller(self, request: Message) -> "Caller":
+        """Return on whose behalf; the owner of the pond may what root may."""
+        from pondfs.vfs.base import Caller
+
+        peer = request["peer"]
+        if peer["uid"] in (0, os.geteuid()):
+            return Caller(0, 0)
+        return Caller(peer["uid"], peer["gid"], groups=frozenset(peer["groups"]))
+
+    def _rights(self, caller: "Caller", image: Any) -> Any:
+        from pondfs.vfs.rights import Rights
+
+        return Rights(caller, image, use_acl=self._options.acl)
+
+
+def answer_anybody(
+    vfs: "Vfs", options: MountOptions
+) -> Callable[[bytes, Message], Awaitable[bytes]]:
+    """Return what answers the lines that are written to ``.pond/control``."""
+    known = handlers(vfs, options)
+
+    async def answer_line(line: bytes, peer: Message) -> bytes:
+        return await answer(line, peer, known)
+
+    return answer_line
+
+
+def answer_unmounted(store: FilePath, op: str, fields: Message) -> Message:
+    """Do *op* on a pond that is not mounted, as its writer, and commit.
+
+    Raises: PondLocked when another process has it; as the operation.
+    """
+    import trio
+
+    from pondfs.store import open_writer
+    from pondfs.vfs.base import VfsOptions
+    from pondfs.vfs.vfs import Vfs
+
+    options = MountOptions(store=store, mountpoint=store, xattr=True, acl=True)
+    opened = open_writer(store, mountpoint="", socket="")
+    try:
+        vfs = Vfs(opened, VfsOptions(acl=True))
+
+        async def main() -> Message | PondError | OSError:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(vfs.committer.run)
+                try:
+                    peer = {"uid": os.geteuid(), "pid": os.getpid()}
+                    return await handlers(vfs, options)[op]({**fields, "peer": peer})
+                except (PondError, OSError) as error:
+                    return error  # a nursery would wrap it in a group
+                finally:
+                    nursery.cancel_scope.cancel()
+
+        answered = trio.run(main)
+        if isinstance(answered, Exception):
+            raise answered
+        return answered
+    finally:
+        opened.close()
+
+
+def _told(outcome: "Outcome") -> Message:
+    return {
+        "version": outcome.version,
+        "changes": [
+            {"change": letter, "path": _shown(path), "from": None if was is None else _shown(was)}
+            for letter, path, was in outcome.changes
+        ],
+    }
+
+
+def _shown(path: Path) -> str:
+    return os.fsdecode(b"/".join(path))
+
+
+def _text(request: Message, key: str) -> str:
+    value = request.get(key)
+    if not isinstance(value, str) or not value:
+        raise UsageError(f"the request has no '{key}'")
+    return value
+
+
+def _names(path: bytes) -> Path:
+    return tuple(path.split(b"/"))
+
+
+def _path(text: object) -> Path:
+    """Return the names of a path from the pond's root. Raises: UsageError, NoSuchPath."""
+    if not isinstance(text, str):
+        raise UsageError("a path is text")
+    names = tuple(name for name in os.fsencode(text).split(b"/") if name not in (b"", b"."))
+    if b".." in names:
+        raise NoSuchPath(f"'{text}' leads out of the pond")
+    return names
