@@ -3,7 +3,10 @@
 - ``run``: how every command ends; errors become one line and an exit code
 - ``reach``: which pond is meant, and how to get at it (daemon's socket or store)
 - ``output``: tables, JSON, human units, progress
-- ``init`` ``log`` ``diff`` ``history`` ``status`` ``commit`` ``umount``: the verbs of ``pond``
+- ``trees`` ``mounted``: the tree as it is, or was, from a mount or the store; ``patch``: two of
+  them as text
+- ``init`` ``status`` ``ls`` ``cat`` ``find`` ``cp`` ``log`` ``diff`` ``history`` ``commit``
+  ``umount``: the verbs of ``pond``
 - ``mount_pond`` ``umount_pond``: the mount helpers
 
 Nothing here may import trio, pyarrow or deltalake at module level: ``pond --help`` answers in well
@@ -19,7 +22,10 @@ from pondfs import __version__
 from pondfs.cli.reach import pond_option
 from pondfs.cli.run import run
 
-VERBS = ("init", "status", "log", "diff", "history", "commit", "umount")
+VERBS = (
+    "init", "status", "ls", "cat", "find", "cp", "log", "diff", "history", "restore", "undo", "tag",
+    "commit", "prune", "umount",
+)  # fmt: skip
 """In the order in which ``pond --help`` shows them; each is a module here with a ``command``."""
 
 

@@ -3,7 +3,7 @@
 import click
 
 from pondfs.cli.output import format_count, format_duration, format_size, print_json, progress
-from pondfs.cli.reach import connect, find_place, pond_option, require_pond
+from pondfs.cli.reach import connect_anyhow, find_place, pond_option, require_pond
 from pondfs.unmount import flush_kernel
 
 
@@ -22,7 +22,7 @@ def command(message: str, as_json: bool) -> None:
       pond commit -m 'after the harvest'
     """
     place = find_place()
-    client = connect(place)
+    client = connect_anyhow(place)
     if client is None:
         # Nothing outlives a mount uncommitted, so an unmounted pond has nothing pending.
         require_pond(place.store)

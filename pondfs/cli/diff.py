@@ -1,7 +1,7 @@
 """``pond diff``: what changed between two versions."""
 
 import os
-import time
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -11,19 +11,20 @@ import click
 from pondfs.cli.output import format_path, format_size, print_json, progress
 from pondfs.cli.reach import (
     Place,
-    connect,
     find_place,
     load_changes,
-    load_versions,
+    load_pending_changes,
     path_in_pond,
     pond_option,
 )
-from pondfs.errors import NoSuchVersion, PondError, UsageError
-from pondfs.when import Moment, parse, resolve
+from pondfs.cli.trees import Failures, open_tree, resolve_versions
+from pondfs.errors import UsageError
 
 if TYPE_CHECKING:
     from pondfs.node import Version
     from pondfs.store.changes import Change, State
+
+_PATCH_COLOURS = {b"+": "green", b"-": "red", b"@": "cyan"}
 
 _LETTERS = {"added": "A", "removed": "D", "changed": "M", "renamed": "R", "mode": "m"}
 
@@ -32,67 +33,93 @@ _LETTERS = {"added": "A", "removed": "D", "changed": "M", "renamed": "R", "mode"
 @click.argument("span", metavar="A[..B]")
 @click.argument("path", required=False)
 @click.option("--stat", "with_sizes", is_flag=True, help="Show sizes, and a summary at the end.")
+@click.option("--patch", "-p", "as_patch", is_flag=True, help="Show what changed in texts.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array, one object a change.")
 @pond_option
-def command(span: str, path: str | None, with_sizes: bool, as_json: bool) -> None:
+def command(
+    span: str, path: str | None, with_sizes: bool, as_patch: bool, as_json: bool
+) -> int | None:
     """Show what is different in version B, by default the newest, from version A.
 
     A and B are versions (42), UTC times (2026-06-20, 10m-ago) or latest. A line for each path:
     A added, D removed, M changed, R renamed, m mode or owner changed. What changed and changed back
     is not shown, nor are times. With PATH only what is there or below it.
 
+    --patch prints a patch instead, which patch -p1 applies to a copy of A; what is no text, or over
+    4 MiB, is only named.
+
     \b
     Example:
       pond diff 41..42
       pond diff yesterday notes --stat
+      pond diff 41..42 --patch > 42.patch
       pond diff 2026-06-20..2026-06-21 --json | jq -r '.[].path'
     """
+    if as_json and as_patch:
+        raise UsageError("--json and --patch are two ways to print: choose one")
     place = find_place()
     old, new = _versions(place, span)
     with progress("comparing"):
-        changes = load_changes(place.store, old, new, path_in_pond(place, path or "/"))
-    if ".." not in span:
-        _warn_of_pending(place)
+        names = path_in_pond(place, path or "/")
+        pending = None if ".." in span else load_pending_changes(place, old, names)
+        changes = load_changes(place, old, new, names) if pending is None else pending
     if as_json:
-        print_json([_as_json(change) for change in changes])
-        return
-    for change in changes:
-        click.echo(_line(change) + (_sizes(change) if with_sizes else ""))
+        print_json([as_record(change) for change in changes])
+        return None
+    if with_sizes or not as_patch:
+        for change in changes:
+            click.echo(format_change(change, with_sizes))
     if with_sizes:
-        click.echo(_summary(changes))
+        click.echo(summarize(changes))
+    if not as_patch:
+        return None
+    return _print_patch(place, f"v{old}", f"v{new}" if pending is None else None, changes)
 
 
-def _versions(place: Place, span: str) -> "tuple[Version, Version]":
+def _print_patch(place: Place, old: str, new: str | None, changes: "Sequence[Change]") -> int:
+    """Print the patch from *old* to *new* (None: now); return the exit code."""
+    from pondfs.cli.patch import write_patch
+
+    failed = Failures()
+    with progress("reading"):
+        before = open_tree(place, old)
+    try:
+        with progress("reading"):
+            after = open_tree(place, new)
+        try:
+            for line in write_patch(changes, before, after, failed):
+                _print_line(line)
+        finally:
+            after.close()
+    finally:
+        before.close()
+    sys.stdout.buffer.flush()
+    return failed.code
+
+
+def _print_line(line: bytes) -> None:
+    """Print a patch's line: as it is, but for a terminal."""
+    if not sys.stdout.isatty():
+        sys.stdout.buffer.write(line)
+        return
+    is_header = line.startswith((b"--- ", b"+++ "))
+    for part in line.split(b"\n")[: line.count(b"\n")]:
+        colour = None if is_header else _PATCH_COLOURS.get(part[:1])
+        # Tabs are for the terminal to set; other controls are not for it to obey.
+        shown = b"\t".decode().join(format_path(text) for text in part.split(b"\t"))
+        click.secho(shown, fg=colour, bold=line.startswith(b"diff "))
+
+
+def _versions(place: Place, span: str) -> "list[Version]":
     first, dots, second = span.partition("..")
     if not first or (dots and not second):
         raise UsageError(f"'{span}' is not A or A..B: see pond diff --help")
-    now_ns = time.time_ns()
-    when = [parse(text, now_ns) for text in (first, second or "latest")]
-    newest = load_versions(place.store, 1)[0].version
-    if not any(isinstance(one, Moment) for one in when):
-        # No need to know when each version was: that takes reading the whole log.
-        old, new = (one if isinstance(one, int) else newest for one in when)
-        for version in (old, new):
-            if version > newest:
-                raise NoSuchVersion(f"there is no version {version}: the newest is {newest}")
-        return old, new
-    infos = load_versions(place.store, None)[::-1]
-    versions = [info.version for info in infos]
-    times_ns = [info.time_ns for info in infos]
-    old = resolve(first, versions, times_ns, now_ns)
-    return old, resolve(second or "latest", versions, times_ns, now_ns)
+    return resolve_versions(place, first, second or "latest")
 
 
-def _warn_of_pending(place: Place) -> None:
-    try:
-        client = connect(place)
-    except PondError:
-        return  # the diff stands all the same
-    if client is None:
-        return
-    with client:
-        if client.hello.get("pending_nodes") or client.hello.get("pending_entries"):
-            click.echo("pending changes are not in this: pond commit first", err=True)
+def format_change(change: "Change", with_sizes: bool) -> str:
+    """Return the line about *change*."""
+    return _line(change) + (_sizes(change) if with_sizes else "")
 
 
 def _line(change: "Change") -> str:
@@ -122,7 +149,8 @@ def _sizes(change: "Change") -> str:
     return f" ({' -> '.join(sizes)})"
 
 
-def _summary(changes: "Sequence[Change]") -> str:
+def summarize(changes: "Sequence[Change]") -> str:
+    """Return how many of each kind, and how much larger it all became."""
     counts = dict.fromkeys(_LETTERS, 0)
     for change in changes:
         counts[change.change] += 1
@@ -138,7 +166,8 @@ def _growth(changes: "Sequence[Change]") -> Iterator[int]:
             yield (0 if change.after is None else change.after.size) - before
 
 
-def _as_json(change: "Change") -> dict[str, Any]:
+def as_record(change: "Change") -> dict[str, Any]:
+    """Return what ``--json`` says of *change*."""
     return {
         "change": change.change,
         "path": os.fsdecode(change.path),

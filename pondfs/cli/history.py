@@ -33,8 +33,8 @@ def command(path: str, as_json: bool) -> None:
     """
     place = find_place()
     with progress("reading the history"):
-        events = load_history(place.store, path_in_pond(place, path))
-        times = {info.version: info.timestamp for info in load_versions(place.store, None)}
+        events = load_history(place, path_in_pond(place, path))
+        times = {info.version: info.timestamp for info in load_versions(place, None)}
     if as_json:
         print_json(
             [

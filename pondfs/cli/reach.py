@@ -5,19 +5,21 @@ calls into `pondfs.store` stand here and nowhere else in ``cli``, inside functio
 importing the store takes longer than most commands.
 """
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pondfs.control.client import Client
+from pondfs.control.client import Client, MountClient
 from pondfs.control.protocol import find_sockets
 from pondfs.errors import DaemonGone, NotAPond, NotPermitted, UsageError
 from pondfs.mountinfo import Mount, find_pond_around, find_pond_at, find_ponds_of
 from pondfs.options import default_store, parse_store
+from pondfs.unmount import flush_kernel
 
 if TYPE_CHECKING:
     from pondfs.node import Version
@@ -147,6 +149,68 @@ def _lock_socket(store: Path) -> Path | None:
     return Path(named) if isinstance(named, str) and named else None
 
 
+@contextlib.contextmanager
+def through_mount(place: Place) -> "Iterator[MountClient | None]":
+    """Yield the way to the daemon for who may not read the store; None for who may.
+
+    Raises: NotAPond; NotPermitted when there is no such way either.
+    """
+    try:
+        require_pond(place.store)
+    except NotPermitted:
+        client = open_control(place)
+        if client is None:
+            raise
+    else:
+        yield None
+        return
+    with client:
+        yield client
+
+
+def open_control(place: Place) -> MountClient | None:
+    """Return the way through a mount that we may read; None when there is none."""
+    mounts = find_ponds_of(place.store) if place.mount is None else [place.mount]
+    for mount in mounts:
+        with contextlib.suppress(OSError):
+            return MountClient(mount.mountpoint)
+    return None
+
+
+def connect_anyhow(place: Place) -> Client | MountClient | None:
+    """As `connect`, or through the mount for who may read that but is not its owner."""
+    try:
+        return connect(place)
+    except NotPermitted:
+        client = open_control(place)
+        if client is None:
+            raise
+        return client
+
+
+def ask(place: Place, op: str, **fields: Any) -> dict[str, Any]:
+    """Have *op*, which changes something, done: by the daemon, or here when nothing is mounted.
+
+    What programs wrote and the kernel holds back is in the tree before it.
+
+    Args: as of `control.client.Client.call`.
+    Raises: what the operation raises; PondLocked when another process has the store.
+    """
+    client = connect_anyhow(place)
+    if client is None:
+        require_pond(place.store)
+        from pondfs.requests import answer_unmounted
+
+        return answer_unmounted(place.store, op, fields)
+    with client:
+        flush_kernel(client.mountpoint)
+        return client.call(op, timeout_s=None, **fields)
+
+
+def _text(path: tuple[bytes, ...]) -> str:
+    return os.fsdecode(b"/".join(path))
+
+
 # --- the store ------------------------------------------------------------------------------------
 
 
@@ -160,12 +224,27 @@ def create_pond(store: Path) -> None:
     create(store)
 
 
-def load_versions(store: Path, limit: int | None) -> "list[VersionInfo]":
+def load_versions(place: Place, limit: int | None) -> "list[VersionInfo]":
     """Return the newest *limit* versions (all when None), newest first."""
-    require_pond(store)
+    with through_mount(place) as daemon:
+        if daemon is not None:
+            from pondfs.oplog import info_of
+
+            return [info_of(record) for record in daemon.call("log", limit=limit)["versions"]]
     from pondfs.store.log import read_versions
 
-    return read_versions(store, limit)
+    return read_versions(place.store, limit)
+
+
+def load_tags(place: Place) -> "dict[str, Version]":
+    """Return the tags, sorted by name."""
+    with through_mount(place) as daemon:
+        if daemon is not None:
+            found: dict[str, Version] = daemon.call("tags")["tags"]
+            return found
+    from pondfs.store.tags import read_tags
+
+    return read_tags(place.store)
 
 
 def path_in_pond(place: Place, text: str) -> tuple[bytes, ...]:
@@ -199,28 +278,67 @@ def path_in_pond(place: Place, text: str) -> tuple[bytes, ...]:
 
 
 def load_changes(
-    store: Path, old: "Version", new: "Version", path: tuple[bytes, ...]
+    place: Place, old: "Version", new: "Version", path: tuple[bytes, ...]
 ) -> "list[Change]":
     """Return what is different in version *new*. Raises: NoSuchPath, StoreDamaged."""
+    with through_mount(place) as daemon:
+        if daemon is not None:
+            return _changes(daemon, old, new, path)
     from pondfs.store.changes import load_changes
 
-    return load_changes(store, old, new, path)
+    return load_changes(place.store, old, new, path)
 
 
-def load_history(store: Path, path: tuple[bytes, ...]) -> "list[Event]":
+def load_pending_changes(
+    place: Place, old: "Version", path: tuple[bytes, ...]
+) -> "list[Change] | None":
+    """Return what is different now, what is pending included; None when nothing is pending.
+
+    Raises: as `load_changes`; DaemonGone.
+    """
+    client = connect_anyhow(place)
+    if client is None:
+        return None
+    with client:
+        flush_kernel(client.mountpoint)
+        if isinstance(client, Client):
+            found = client.call("status")
+            if not (found["pending_nodes"] or found["pending_entries"]):
+                return None
+        return _changes(client, old, None, path)
+
+
+def _changes(
+    daemon: Client | MountClient, old: "Version", new: "Version | None", path: tuple[bytes, ...]
+) -> "list[Change]":
+    from pondfs.store.records import change_of
+
+    reply = daemon.call("changes", timeout_s=None, old=old, new=new, path=_text(path))
+    return [change_of(record) for record in reply["changes"]]
+
+
+def load_history(place: Place, path: tuple[bytes, ...]) -> "list[Event]":
     """Return what happened to a file, newest first. Raises: NoSuchPath, UsageError."""
-    require_pond(store)
+    with through_mount(place) as daemon:
+        if daemon is not None:
+            from pondfs.store.records import event_of
+
+            reply = daemon.call("history", path=_text(path))
+            return [event_of(record) for record in reply["events"]]
     from pondfs.store.lives import load_history
 
-    return load_history(store, path)
+    return load_history(place.store, path)
 
 
-def load_touching(store: Path, path: tuple[bytes, ...]) -> "set[Version] | None":
+def load_touching(place: Place, path: tuple[bytes, ...]) -> "set[Version] | None":
     """Return the versions that touched *path*; None for all. Raises: NoSuchPath."""
-    require_pond(store)
+    with through_mount(place) as daemon:
+        if daemon is not None:
+            versions = daemon.call("touching", path=_text(path))["versions"]
+            return None if versions is None else set(versions)
     from pondfs.store.lives import load_touching
 
-    return load_touching(store, path)
+    return load_touching(place.store, path)
 
 
 def load_status(store: Path) -> dict[str, Any]:
@@ -228,7 +346,7 @@ def load_status(store: Path) -> dict[str, Any]:
 
     The newest version is all that costs little: counting nodes would take reading everything.
     """
-    (newest,) = load_versions(store, 1)
+    (newest,) = load_versions(Place(store), 1)
     return {
         "version": newest.version,
         "last_commit": {

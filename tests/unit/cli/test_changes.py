@@ -107,7 +107,7 @@ def test_errors_are_one_line(say: Say, args: list[str], code: int, message: str)
 
 
 @pytest.mark.parametrize("pending", [0, 2])
-def test_pending_changes_are_told_of(
+def test_now_is_what_the_daemon_says_while_something_pends(
     say: Say,
     store: Path,
     tmp_path: Path,
@@ -118,10 +118,21 @@ def test_pending_changes_are_told_of(
 ) -> None:
     mnt = tmp_path / "mnt"
     (mnt / "d").mkdir(parents=True)
-    hello: dict[str, Any] = {"mountpoint": str(mnt), "store": str(store), "pending_nodes": pending}
-    start_daemon(path=mount_table(store, mnt), hello=hello)
-    told = "pending changes are not in this: pond commit first\n" if pending else ""
-    assert say("diff", "3") == (0, "A new\n", told)
+    asked = []
+
+    async def status(_: dict[str, Any]) -> dict[str, Any]:
+        return {"pending_nodes": pending, "pending_entries": 0}
+
+    async def changes(request: dict[str, Any]) -> dict[str, Any]:
+        asked.append((request["old"], request["new"], request["path"]))
+        node = {"mode": 0o644, "uid": 0, "gid": 0, "size": 3}
+        change = {"change": "added", "path": "soon", "from": None, "type": "file"}
+        return {"changes": [{**change, "before": None, "after": node}]}
+
+    hello: dict[str, Any] = {"mountpoint": str(mnt), "store": str(store)}
+    start_daemon(path=mount_table(store, mnt), hello=hello, status=status, changes=changes)
+    assert say("diff", "3") == (0, "A soon\n" if pending else "A new\n", "")
+    assert asked == ([(3, None, "")] if pending else [])
     assert say("diff", "3..4") == (0, "A new\n", "")
     # Paths into the mount are paths into the pond.
     assert say("diff", "2..3", f"{mnt}/d/a")[1].startswith("M d/a\n")

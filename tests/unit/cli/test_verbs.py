@@ -8,6 +8,7 @@ import pytest
 
 from pondfs import __version__
 from pondfs.cli import log, pond
+from pondfs.cli.reach import Place
 from pondfs.cli.run import run
 from pondfs.cli.status import KEYS
 from pondfs.node import Version
@@ -164,7 +165,7 @@ def test_a_commit_of_an_unmounted_pond(
 def test_the_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(log, "load_versions", lambda store, limit: [INFO][:limit])
+    monkeypatch.setattr(log, "load_versions", lambda place, limit: [INFO][:limit])
     assert verb(tmp_path, "log", "-n", "1", "--json") == 0
     assert json.loads(capsys.readouterr().out) == [
         {
@@ -196,8 +197,8 @@ def test_a_verbs_own_pond_option_wins(
 ) -> None:
     seen: list[Path] = []
 
-    def load(store: Path, limit: int | None) -> list[VersionInfo]:
-        seen.append(store)
+    def load(place: Place, limit: int | None) -> list[VersionInfo]:
+        seen.append(place.store)
         return []
 
     monkeypatch.setattr(log, "load_versions", load)

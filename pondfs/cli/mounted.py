@@ -1,0 +1,141 @@
+"""A tree as the kernel shows it, below a mount: plain system calls, so that permissions count."""
+
+import errno
+import os
+from collections.abc import Iterator
+
+from pondfs.cli.output import format_path
+from pondfs.errors import NoSuchPath
+from pondfs.node import PAST
+from pondfs.store.tree import PIECE_BYTES, NodeStat, Piece, Xattrs
+
+BLOCK_BYTES = 4096
+"""The smallest hole that is kept: the mount does not say where holes are."""
+
+_ST_BLOCK_BYTES = 512
+"""What st_blocks counts (stat(2))."""
+
+
+class MountedTree:
+    """A tree below a directory that is held open. Implements `trees.Tree`.
+
+    Held, because ``at/10m-ago`` means another version every second.
+
+    Attributes:
+        label: how messages call it.
+        live_at: the mountpoint, if this is the tree as it is now.
+    """
+
+    def __init__(self, root_fd: int, label: str, live_at: bytes | None = None) -> None:
+        """Take over *root_fd*, the tree's root (O_PATH will do)."""
+        self.label = label
+        self.live_at = live_at
+        self._fd = root_fd
+
+    def lstat(self, path: bytes) -> NodeStat:
+        """Return what is at *path*."""
+        try:
+            return _stat(os.stat(path or b".", dir_fd=self._fd, follow_symlinks=False))
+        except OSError as error:
+            raise self._why(error, path) from None
+
+    def entries(self, path: bytes) -> list[tuple[bytes, NodeStat]]:
+        """Return a directory's names and what they are, sorted."""
+        found = []
+        try:
+            fd = os.open(path or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._fd)
+        except OSError as error:
+            raise self._why(error, path) from None
+        try:
+            for name in map(os.fsencode, sorted(os.listdir(fd), key=os.fsencode)):
+                try:
+                    info = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                except FileNotFoundError:
+                    continue  # gone since it was listed
+                except OSError as error:
+                    raise self._why(error, os.path.join(path, name)) from None
+                # `.pond` where it is visible: all versions are no part of the tree as it is.
+                if path or info.st_ino < PAST or self.live_at is None:
+                    found.append((name, _stat(info)))
+        finally:
+            os.close(fd)
+        return found
+
+    def readlink(self, path: bytes) -> bytes:
+        """Return a symlink's target."""
+        try:
+            return os.readlink(path, dir_fd=self._fd)
+        except OSError as error:
+            raise self._why(error, path) from None
+
+    def xattrs(self, path: bytes) -> Xattrs:
+        """Return the extended attributes; none where the mount has none."""
+        # There are no such calls relative to a directory.
+        whole = b"/proc/self/fd/%d/%s" % (self._fd, path)
+        found: Xattrs = {}
+        try:
+            for name in os.listxattr(whole, follow_symlinks=False):
+                found[os.fsencode(name)] = os.getxattr(whole, name, follow_symlinks=False)
+        except OSError as error:
+            if error.errno in (errno.EOPNOTSUPP, errno.ENODATA):
+                return found
+            raise self._why(error, path) from None
+        return found
+
+    def read(self, path: bytes) -> Iterator[Piece]:
+        """Yield a regular file's bytes in order, each with its offset.
+
+        The mount does not say where holes are; a file that has some is searched for zeros.
+        """
+        try:
+            # Without O_NONBLOCK, a pipe that took the file's place would hold us up.
+            fd = os.open(
+                path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._fd
+            )
+        except OSError as error:
+            raise self._why(error, path) from None
+        with open(fd, "rb", buffering=0) as file:
+            info = os.fstat(fd)
+            has_holes = info.st_blocks * _ST_BLOCK_BYTES < info.st_size
+            offset = 0
+            try:
+                while data := file.read(PIECE_BYTES):
+                    yield from _nonzero(offset, data) if has_holes else ((offset, data),)
+                    offset += len(data)
+            except OSError as error:
+                raise self._why(error, path) from None
+
+    def close(self) -> None:
+        """Let go of the directory."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _why(self, error: OSError, path: bytes) -> Exception:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            return NoSuchPath(f"{self.label} has no '/{format_path(path)}'")
+        # As a command of the system says it: the path, then what is wrong.
+        return OSError(error.errno, error.strerror, format_path(path) or "/")
+
+
+def _stat(info: os.stat_result) -> NodeStat:
+    return NodeStat(
+        info.st_ino, info.st_mode, info.st_uid, info.st_gid, info.st_nlink, info.st_rdev,
+        info.st_size, info.st_blocks * _ST_BLOCK_BYTES,
+        info.st_atime_ns, info.st_mtime_ns, info.st_ctime_ns,
+    )  # fmt: skip
+
+
+def _nonzero(offset: int, data: bytes) -> Iterator[Piece]:
+    """Yield the runs of blocks in *data* that are not all zeros."""
+    zeros = bytes(BLOCK_BYTES)
+    start: int | None = None
+    for at in range(0, len(data), BLOCK_BYTES):
+        is_hole = data[at : at + BLOCK_BYTES] == zeros[: len(data) - at]
+        if is_hole and start is not None:
+            yield offset + start, data[start:at]
+            start = None
+        elif not is_hole and start is None:
+            start = at
+    if start is not None:
+        yield offset + start, data[start:]

@@ -1,0 +1,264 @@
+"""``pond ls``, ``cat``, ``find``, ``cp``, ``diff --patch``, ``log --stat`` on a store."""
+
+import io
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pondfs.cli import cat, patch, pond
+from pondfs.cli.find import match_path
+from pondfs.cli.ls import moment
+from pondfs.cli.run import run
+from tests.unit.store.support import DIRECTORY, SYMLINK
+from tests.unit.store.test_changes import Life
+
+Say = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def store(tmp_path: Path, mount_table: Callable[..., Path]) -> Path:
+    del mount_table  # it is empty: nothing is mounted
+    life = Life(tmp_path / "store")
+    tree = life.tree
+    tree.make(b"d", DIRECTORY)
+    tree.make(b"d/a", data=b"one\n")
+    tree.make(b"d/odd\n\xff", data=b"x" * 2048)
+    tree.make(b"d/.hidden")
+    tree.make(b"d/null", stat.S_IFCHR | 0o666)
+    tree.make(b"soft", SYMLINK, data=b"d/a")
+    life.commit()
+    tree.write(b"d/a", b"one\ntwo")
+    tree.chmod(b"d/a", 0o600, 7)
+    tree.make(b"d/bin", data=b"\0")
+    tree.make(b"d/empty dir", DIRECTORY)
+    life.commit()
+    tree.rename(b"d", b"e")
+    tree.write(b"e/bin", b"\0\0")
+    tree.remove(b"e/odd\n\xff")
+    tree.make(b"e/t\xc3\xa9 xt", data=b"\xff\n")
+    life.commit()
+    life.store.close()
+    return life.path
+
+
+@pytest.fixture
+def say(store: Path, capsys: pytest.CaptureFixture[str]) -> Say:
+    def say(*args: str) -> tuple[int, str, str]:
+        code = run(pond, "pond", ["--pond", str(store), *args])
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    return say
+
+
+def test_ls(say: Say) -> None:
+    assert say("ls") == (0, "e\nsoft\n", "")
+    assert say("ls", "--at", "2", "/d") == (0, "a\nnull\nodd\\n\\xff\n", "")
+    assert say("ls", "-a", "d", "--at", "2")[1].startswith(".hidden\na\n")
+    assert say("ls", "soft", "--at", "2") == (0, "soft\n", "")
+    assert say("ls", "-R", "--at", "3")[1].endswith("\nd/empty dir:\n")
+    lines = say("ls", "-l", "--at", "2", "d")[1].splitlines()
+    assert lines[0].startswith("-rw-r--r--  1  ")
+    assert "  4 B  2001-09-09 " in lines[0]
+    assert lines[0].endswith("  a")
+    assert " 0:0 " in lines[1]
+    assert say("ls", "-l", "soft")[1].endswith("soft -> d/a\n")
+
+
+def test_ls_as_json(say: Say) -> None:
+    (found,) = json.loads(say("ls", "e/a", "--json")[1])
+    assert found == {
+        "path": "e/a",
+        "type": "file",
+        "mode": 0o600,
+        "uid": 7,
+        "gid": 100,
+        "nlink": 1,
+        "size": 7,
+        "mtime": "2001-09-09T01:46:40.000000Z",
+        "ctime": "2001-09-09T01:46:40.000000Z",
+        "target": None,
+        "device": None,
+    }
+
+
+def test_times_beyond_pythons() -> None:
+    assert moment(2**62).year == 2116
+    assert moment(10**21).year == 9998
+    assert moment(-(10**21)).year == 2
+
+
+def test_find(say: Say) -> None:
+    assert say("find", "--at", "2")[1].splitlines() == [
+        "d", "d/.hidden", "d/a", "d/null", "d/odd\\n\\xff", "soft",
+    ]  # fmt: skip
+    assert say("find", "--at", "2", "--type", "l", "--type", "c")[1] == "d/null\nsoft\n"
+    assert say("find", "/d", "--name", "[ab]", "--at", "2")[1] == "/d/a\n"
+    assert say("find", "--larger", "1k", "--at", "2")[1] == "d/odd\\n\\xff\n"
+    assert say("find", "--smaller", "4", "--type", "f", "--at", "2")[1] == "d/.hidden\n"
+    assert say("find", "soft", "--at", "2")[1] == "soft\n"
+    assert say("find", "--changed-since", "1h-ago") == (0, "", "")
+    assert len(say("find", "--changed-since", "2001")[1].splitlines()) == 8
+    (odd,) = json.loads(say("find", "--name", "odd*", "--at", "2", "--json")[1])
+    assert odd["path"] == "d/odd\n\udcff"
+    for args in (["--json", "-0"], ["--larger", "much"], ["--type", "x"]):
+        code, out, err = say("find", *args)
+        assert (code, out, err.count("\n")) == (1, "", 1)
+
+
+def test_find_prints_names_as_they_are(
+    store: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    args = ["--pond", str(store), "find", "d", "--at", "2", "--name", "o*", "-0"]
+    assert run(pond, "pond", args) == 0
+    assert capfdbinary.readouterr().out == b"d/odd\n\xff\0"
+
+
+@pytest.mark.parametrize(
+    ("glob", "path", "is_like"),
+    [
+        ("a/*.txt", "a/b.txt", True),
+        ("a/*.txt", "a/b/c.txt", False),
+        ("**/*.txt", "b.txt", True),
+        ("**/*.txt", "a/b/c.txt", True),
+        ("a/**/b", "a/b", True),
+        ("a/**/b", "a/x/y/b", True),
+        ("a/**/b", "a/x/y/c", False),
+        ("a/**", "a/x/y", True),
+        ("a/?", "a/é", True),
+        ("**/a/**/b", "a/x/a/y/b", True),
+    ],
+)
+def test_match_path(glob: str, path: str, is_like: bool) -> None:
+    assert match_path(glob.split("/"), path.split("/")) is is_like
+
+
+def test_cat(say: Say) -> None:
+    assert say("cat", "soft", "d/a", "--at", "2") == (0, "one\none\n", "")
+    assert say("cat", "d", "--at", "2")[2] == "pond: '/d' is a directory: see pond ls\n"
+    assert say("cat", "d/null", "--at", "2")[0] == 1
+    assert say("cat", "d/a") == (11, "", "pond: version 4 has no '/d'\n")
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [(b"", True), ("é\t\n".encode(), True), (b"\xff", False), (b"a\0", False), (b"\xc3", False)],
+)
+def test_is_text(data: bytes, text: bool) -> None:
+    assert cat.is_text(data) is text
+
+
+def test_is_text_though_cut_in_a_character() -> None:
+    assert cat.is_text(b"a" + "é".encode() * (40 << 10))
+
+
+def test_a_terminal_gets_a_dump() -> None:
+    out = io.BytesIO()
+    cat._show(iter([b"\0abc", bytes(60), b"\xff~"]), out)
+    assert out.getvalue().decode().splitlines() == [
+        "00000000  00 61 62 63 00 00 00 00  00 00 00 00 00 00 00 00  |.abc............|",
+        "00000010  00 00 00 00 00 00 00 00  00 00 00 00 00 00 00 00  |................|",
+        "*",
+        "00000040  ff 7e                                             |.~|",
+        "00000042",
+    ]
+
+
+def test_cp(say: Say, tmp_path: Path) -> None:
+    dest = tmp_path / "out"
+    assert say("cp", "--at", "2", "d/a", str(dest)) == (0, f"copied 1 file, 4 B, to {dest}\n", "")
+    assert dest.read_bytes() == b"one\n"
+    assert (dest.stat().st_mode & 0o777, dest.stat().st_mtime_ns) == (0o644, 10**18 + 2)
+    code, out, err = say("cp", "--at", "3", "d/a", str(dest))
+    assert (code, out, err) == (1, "", f"pond: '{dest}' is there already: --force replaces it\n")
+    assert say("cp", "--at", "3", "d/a", str(dest), "--force")[0] == 0
+    assert dest.read_bytes() == b"one\ntwo"
+    assert sorted(os.listdir(tmp_path)) == ["mountinfo", "out", "store"]
+    for target, says in (("none/x", "there is no directory"), ("out2/", "is no directory")):
+        code, _, err = say("cp", "--at", "3", "d/a", f"{tmp_path}/{target}")
+        assert code == 1
+        assert says in err
+
+
+def test_a_copy_that_fails_leaves_nothing(
+    say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither half a file, nor less than there was."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "utime", full)
+    out = tmp_path / "out"
+    out.mkdir()
+    assert say("cp", "--at", "3", "d/a", str(out))[0] == 2
+    assert list(out.iterdir()) == []
+    (out / "a").write_text("before")
+    assert say("cp", "--at", "3", "d/a", str(out), "--force")[0] == 2
+    assert [file.read_text() for file in out.iterdir()] == ["before"]
+
+
+def test_patch(store: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    assert run(pond, "pond", ["--pond", str(store), "diff", "2..4", "--patch"]) == 0
+    said = capfdbinary.readouterr().out
+    assert said == b"\n".join([
+        b'diff --git "a/d/odd\\n\\377" "b/d/odd\\n\\377"',
+        b"deleted file mode 100644",
+        b"index 1e1744b..0000000",
+        b'--- "a/d/odd\\n\\377"',
+        b"+++ /dev/null",
+        b"@@ -1 +0,0 @@",
+        b"-" + b"x" * 2048,
+        b"\\ No newline at end of file",
+        b"diff --git a/d/.hidden b/e/.hidden",
+        b"rename from d/.hidden",
+        b"rename to e/.hidden",
+        b"Owner of b/e/a: 1000:100 -> 7:100",
+        b"diff --git a/d/a b/e/a",
+        b"old mode 100644",
+        b"new mode 100600",
+        b"rename from d/a",
+        b"rename to e/a",
+        b"index 5626abf..9ed40b4",
+        b"--- a/d/a",
+        b"+++ b/e/a",
+        b"@@ -1 +1,2 @@",
+        b" one",
+        b"+two",
+        b"\\ No newline at end of file",
+        b"Binary files /dev/null and b/e/bin differ",
+        b"New directory: b/e/empty dir",
+        b"Moved char: a/d/null -> b/e/null",
+        b"diff --git a/e/t\xc3\xa9 xt b/e/t\xc3\xa9 xt",
+        b"new file mode 100644",
+        b"index 0000000..29e181e",
+        b"--- /dev/null",
+        b"+++ b/e/t\xc3\xa9 xt\t",
+        b"@@ -0,0 +1 @@",
+        b"+\xff",
+        b"",
+    ])  # fmt: skip
+
+
+def test_patch_names_what_is_too_large(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patch, "LARGEST_BYTES", 1 << 10)
+    said = say("diff", "4..2", "d/odd\n\udcff", "-p")[1]
+    assert said.endswith("differ (over 1.0 KiB, not looked into)\n")
+    assert say("diff", "2", "--patch", "--json")[0] == 1
+
+
+def test_log_with_what_changed(say: Say) -> None:
+    lines = say("log", "--stat", "-n", "2")[1].splitlines()
+    assert [line for line in lines if line.startswith("version ")] == [lines[0], lines[7]]
+    assert lines[1:5] == [
+        "  D d/odd\\n\\xff (2.0 KiB)", "  R d -> e", "  M e/bin (1 B -> 2 B)", "  A e/té xt (2 B)",
+    ]  # fmt: skip
+    assert say("log", "--stat", "--until", "1")[1].endswith("nothing before it to compare with\n")
+    found = json.loads(say("log", "--stat", "--json", "--until", "2")[1])
+    assert [info["version"] for info in found] == [2, 1]
+    assert [change["path"] for change in found[0]["changes"]][:2] == ["d", "d/.hidden"]
+    assert found[1]["changes"] == []
