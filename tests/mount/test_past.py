@@ -203,7 +203,15 @@ def test_a_name_that_means_ever_new_versions_costs_nothing(pond: PondMount) -> N
 def test_ponddir_hidden_visible_off(pond: PondMount) -> None:
     """Hidden is reachable but not listed, and its name can't be taken; off is not there at all."""
     assert ".pond" not in os.listdir(pond.mnt)
-    assert sorted(os.listdir(pond.mnt / ".pond")) == ["at", "log", "status", "versions"]
+    assert sorted(os.listdir(pond.mnt / ".pond")) == [
+        "at",
+        "control",
+        "history",
+        "log",
+        "status",
+        "tags",
+        "versions",
+    ]
     assert errno_of((pond.mnt / ".pond").mkdir) == "EEXIST"
     assert errno_of((pond.mnt / ".pond").rmdir) == "EBUSY"
     pond.remount("ponddir=visible")

@@ -82,6 +82,7 @@ def test_without_options_the_defaults_hold() -> None:
         ("ro", "ro", True),
         ("allow_other", "allow_other", True),
         ("nocreate", "nocreate", True),
+        ("log=info", "follow", False),
         ("xattr", "xattr", True),
         ("acl", "acl", True),
         ("uid=1000", "uid", 1000),
@@ -102,6 +103,16 @@ def test_without_options_the_defaults_hold() -> None:
 )
 def test_option(option: str, field: str, value: object) -> None:
     assert getattr(parse(option), field) == value
+
+
+def test_follow_is_for_the_newest_version_read_only() -> None:
+    assert parse("ro,follow").follow
+    for options in ("follow", "follow,ro,rw"):
+        with pytest.raises(UsageError, match="-o ro"):
+            parse(options)
+    for options in ("ro,follow,version=3", "ro,at=yesterday,follow", "follow,version=3"):
+        with pytest.raises(UsageError, match=r"leave out version= and at=|-o ro"):
+            parse(options)
 
 
 def test_acl_implies_xattr() -> None:
