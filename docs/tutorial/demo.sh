@@ -84,6 +84,7 @@ version=$(field version)
 show sed -i '1s/.*/# All gone/' "$dir/README.md"
 show head -n 1 "$dir/README.md"
 show head -n 1 "$mnt/.pond/versions/$version/demo-$number/README.md"
+show pond diff "$version"
 show cp -a "$mnt/.pond/versions/$version/demo-$number/README.md" "$dir/README.md"
 
 say "The pond is a Delta table. Polars reads it, without pondfs:"

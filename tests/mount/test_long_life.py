@@ -73,10 +73,10 @@ def test_every_version_stays_what_it_was(life: Life, tmp_path: Path) -> None:
 
     pond.umount()
     assert DeltaTable(pond.store).optimize.compact()["numFilesRemoved"] > 100
-    check_copied(life, versions[-1::-60], copied)
+    check_copied(life, versions[-61::60], copied)
     pond.mount()
     check_pruned(life, versions, 100, 17)
-    check_mounted(life, versions[-7::-60], tmp_path / "old")
+    check_mounted(life, versions[-67::60], tmp_path / "old")
 
     pond.umount()
     pond.pond("prune", "--keep-last", "20")
