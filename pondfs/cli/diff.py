@@ -1,10 +1,8 @@
 """``pond diff``: what changed between two versions."""
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -64,7 +62,9 @@ def command(
         pending = None if ".." in span else load_pending_changes(place, old, names)
         changes = load_changes(place, old, new, names) if pending is None else pending
     if as_json:
-        print_json([as_record(change) for change in changes])
+        from pondfs.store.records import change_record
+
+        print_json([change_record(change) for change in changes])
         return None
     if with_sizes or not as_patch:
         for change in changes:
@@ -164,15 +164,3 @@ def _growth(changes: "Sequence[Change]") -> Iterator[int]:
         if change.type != "directory" and change.change in ("added", "removed", "changed"):
             before = 0 if change.before is None else change.before.size
             yield (0 if change.after is None else change.after.size) - before
-
-
-def as_record(change: "Change") -> dict[str, Any]:
-    """Return what ``--json`` says of *change*."""
-    return {
-        "change": change.change,
-        "path": os.fsdecode(change.path),
-        "from": None if change.source is None else os.fsdecode(change.source),
-        "type": change.type,
-        "before": None if change.before is None else asdict(change.before),
-        "after": None if change.after is None else asdict(change.after),
-    }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pondfs.cli.diff import as_record, format_change, summarize
+from pondfs.cli.diff import format_change, summarize
 from pondfs.cli.output import (
     format_count,
     format_local,
@@ -116,6 +116,8 @@ def _choose(
 
 def _show_changes(place: Place, versions: "Sequence[VersionInfo]", as_json: bool) -> None:
     """Print *versions*, each with all the paths it changed."""
+    from pondfs.store.records import change_record
+
     before = dict(_predecessors(place, versions))
     records = []
     for number, info in enumerate(versions):
@@ -124,7 +126,7 @@ def _show_changes(place: Place, versions: "Sequence[VersionInfo]", as_json: bool
             # What the oldest one made, there is nothing to compare with.
             changes = [] if previous is None else load_changes(place, previous, info.version, ())
         if as_json:
-            records.append({**asdict(info), "changes": [as_record(change) for change in changes]})
+            records.append({**asdict(info), "changes": [change_record(c) for c in changes]})
             continue
         who = f"{info.user}@{info.host}" if info.host else info.user
         title = click.style(f"version {info.version}", bold=True)

@@ -28,7 +28,25 @@ DEFAULT_TIMEOUT_S = 10.0
 """How long a daemon may take to connect, greet, or answer something quick."""
 
 
-class MountClient:
+class _Closing:
+    """What `with` closes."""
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class MountClient(_Closing):
     """The way through a mount's ``.pond/control``, for who may read the mount but is not its owner.
 
     Nobody greets and nobody says farewell; the kernel tells the daemon who asks.
@@ -62,19 +80,8 @@ class MountClient:
         """Close it."""
         os.close(self._fd)
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class Client:
+class Client(_Closing):
     """A connection to one daemon.
 
     Attributes:
@@ -189,17 +196,6 @@ class Client:
         if self._pidfd is not None:
             os.close(self._pidfd)
             self._pidfd = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _receive(self, deadline: float | None, most_bytes: int = MAX_REPLY_BYTES) -> Message:
         while (end := self._received.find(b"\n")) < 0:

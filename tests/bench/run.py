@@ -1,8 +1,8 @@
 """Compare pond with a bare pyfuse3 filesystem and with ext4; print the table of the issue.
 
 ``make bench``, ``python -m tests.bench`` or ``python tests/bench/run.py``. A full run takes about
-ten minutes; ``--quick`` a tenth of the sizes, once each. The exit code is 0 whatever the figures:
-a bar is a matter of machines, and judged by whoever reads the table.
+twelve minutes; ``--quick`` a tenth of the sizes, once each. The exit code is 0 whatever the
+figures: a bar is a matter of machines, and judged by whoever reads the table.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from tests.bench import trees, workloads
+from tests.bench import past, trees, workloads
 from tests.bench.targets import Target
 from tests.bench.workloads import Figures, Place, Workload
 
@@ -41,6 +41,8 @@ WORKLOADS: dict[str, Workload] = {
     "copy_tree": Workload(trees.copy_tree, ("copy_tree",)),
     "git_clone": Workload(trees.git_clone, ("git_clone", "rm_rf")),
     "rss": Workload(trees.rss, ("rss", "rss_growth"), rounds=1),
+    "past": Workload(past.past, past.PAST_ROWS, rounds=1),
+    "pond_cost": Workload(past.pond_cost, past.COST_ROWS, rounds=1),
 }
 
 # What a broken filesystem does to a workload; a failed command is an AssertionError of harness.run.

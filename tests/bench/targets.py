@@ -20,6 +20,7 @@ from tests.mount import harness
 
 BARE_FS = Path(__file__).with_name("bare_fs.py")
 START_TIMEOUT_S = 60.0
+COMMAND_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 300.0  # an unmount commits whatever is pending
 
 
@@ -50,9 +51,8 @@ class Target(ABC):
         return None
 
     def kill(self) -> None:
-        """End a daemon that hangs; calls waiting for it fail with ENOTCONN."""
-        pid = self.daemon_pid()
-        if pid is not None:
+        """End daemons that hang; calls waiting for them fail with ENOTCONN."""
+        for pid in harness.daemons_of(self.base):
             os.kill(pid, 9)
 
     def new_directory(self) -> Path:
@@ -145,18 +145,27 @@ class Bare(Mounted):
 
 
 class Pond(Mounted):
-    """A pond with default options, by the commands a user has."""
+    """A pond, by the commands a user has. *options* are for the next mount; none are the default.
+
+    Given a *store* it is one more mount of that, beside the first.
+    """
 
     name = "pond"
 
-    def __init__(self, base: Path) -> None:
+    def __init__(
+        self, base: Path, options: Sequence[str] = (), *, store: Path | None = None
+    ) -> None:
         super().__init__(base)
-        self.store = self.base / "store"
+        self.store = store or self.base / "store"
+        self.options = options
         self._env = {key: value for key, value in os.environ.items() if key != "POND"}
         self._env["XDG_DATA_HOME"] = str(self.base)  # never the developer's own pond
 
     def mount(self) -> None:
-        self._run("mount.pond", str(self.store), str(self.root), timeout_s=START_TIMEOUT_S)
+        options = ["-o", ",".join(self.options)] if self.options else []
+        self._run(
+            "mount.pond", str(self.store), str(self.root), *options, timeout_s=START_TIMEOUT_S
+        )
 
     def unmount(self) -> None:
         if harness.is_mounted(self.root):
@@ -166,8 +175,14 @@ class Pond(Mounted):
         self.unmount()
         self.mount()
 
-    def _run(self, command: str, *args: str, timeout_s: float) -> None:
-        harness.run([harness.command(command), *args], timeout_s=timeout_s, env=self._env)
+    def pond(self, *args: str) -> str:
+        """Run ``pond`` on the mount, or on the store while there is none; return what it prints."""
+        named = str(self.root if harness.is_mounted(self.root) else self.store)
+        return self._run("pond", "--pond", named, *args, timeout_s=COMMAND_TIMEOUT_S)
+
+    def _run(self, command: str, *args: str, timeout_s: float) -> str:
+        args = (harness.command(command), *args)
+        return harness.run(args, timeout_s=timeout_s, env=self._env).stdout
 
 
 TARGETS: dict[str, type[Target]] = {kind.name: kind for kind in (Ext4, Bare, Pond)}

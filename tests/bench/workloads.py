@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median, quantiles
+from typing import ParamSpec
 
 from tests.bench.targets import Target, drop_caches
 
 Figures = dict[str, float]
+P = ParamSpec("P")
 
 KIB = 1024
 MIB = 1024 * 1024
@@ -51,13 +53,14 @@ class Workload:
     rounds: int = 3
 
 
-def _seconds(work: Callable[[], object]) -> float:
+def seconds(work: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> float:
+    """Return how long *work* takes."""
     started = time.perf_counter()
-    work()
+    work(*args, **kwargs)
     return time.perf_counter() - started
 
 
-def _rate(operation: Callable[[str], object], paths: Iterable[str]) -> float:
+def rate(operation: Callable[[str], object], paths: Iterable[str]) -> float:
     """Return how many times a second *operation* gets done."""
     paths = list(paths)
     started = time.perf_counter()
@@ -66,13 +69,13 @@ def _rate(operation: Callable[[str], object], paths: Iterable[str]) -> float:
     return len(paths) / (time.perf_counter() - started)
 
 
-def _write_file(path: str) -> None:
+def write_file(path: str) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     os.write(fd, _SMALL)
     os.close(fd)
 
 
-def _read_file(path: str) -> None:
+def read_file(path: str) -> None:
     fd = os.open(path, os.O_RDONLY)
     os.read(fd, len(_SMALL) + 1)
     os.close(fd)
@@ -88,7 +91,7 @@ def _is_absent(path: str) -> None:
 
 def _written(paths: list[str]) -> list[str]:
     for path in paths:
-        _write_file(path)
+        write_file(path)
     return paths
 
 
@@ -96,20 +99,20 @@ def _written(paths: list[str]) -> list[str]:
 
 
 def create(place: Place) -> Figures:
-    return {"create": _rate(_write_file, place.names(5000))}
+    return {"create": rate(write_file, place.names(5000))}
 
 
 def mkdir(place: Place) -> Figures:
-    return {"mkdir": _rate(os.mkdir, place.names(5000))}
+    return {"mkdir": rate(os.mkdir, place.names(5000))}
 
 
 def rename(place: Place) -> Figures:
     paths = _written(place.names(5000))
-    return {"rename": _rate(lambda path: os.rename(path, path + ".renamed"), paths)}
+    return {"rename": rate(lambda path: os.rename(path, path + ".renamed"), paths)}
 
 
 def unlink(place: Place) -> Figures:
-    return {"unlink": _rate(os.unlink, _written(place.names(5000)))}
+    return {"unlink": rate(os.unlink, _written(place.names(5000)))}
 
 
 def stat(place: Place) -> Figures:
@@ -117,27 +120,27 @@ def stat(place: Place) -> Figures:
     trust the block count it holds. The second is the kernel's own, by the long timeouts.
     """
     paths = _written(place.names(5000))
-    return {"stat": _rate(os.stat, paths), "stat_again": _rate(os.stat, paths)}
+    return {"stat": rate(os.stat, paths), "stat_again": rate(os.stat, paths)}
 
 
 def open_read(place: Place) -> Figures:
     paths = _written(place.names(5000))
     for path in paths:
-        _read_file(path)
-    return {"open_read": _rate(_read_file, paths)}
+        read_file(path)
+    return {"open_read": rate(read_file, paths)}
 
 
 def readdir(place: Place) -> Figures:
     paths = _written(place.names(5000))
     listings = 5
-    taken_s = _seconds(lambda: [os.listdir(place.directory) for _ in range(listings)])
+    taken_s = seconds(lambda: [os.listdir(place.directory) for _ in range(listings)])
     assert len(os.listdir(place.directory)) == len(paths)
     return {"readdir": listings * len(paths) / taken_s}
 
 
 def negative_lookup(place: Place) -> Figures:
     _written(place.names(100))
-    return {"negative_lookup": _rate(_is_absent, place.names(5000, prefix="absent"))}
+    return {"negative_lookup": rate(_is_absent, place.names(5000, prefix="absent"))}
 
 
 # -- content ------------------------------------------------------------------------------------
@@ -153,7 +156,7 @@ def small_write(place: Place) -> Figures:
             os.write(fd, line)
 
     try:
-        return {"small_write": _seconds(write_all) / writes * 1e6}
+        return {"small_write": seconds(write_all) / writes * 1e6}
     finally:
         os.close(fd)
 
@@ -185,9 +188,9 @@ def sequential(place: Place) -> Figures:
             assert int.from_bytes(buffer[:8], "big") == number
         os.close(fd)
 
-    write_s = _seconds(write_all)
+    write_s = seconds(write_all)
     _cool(place)
-    read_s = _seconds(read_all)
+    read_s = seconds(read_all)
     _cool(place)
     dice = random.Random(7)
     pages = dice.sample(range(mebibytes * 256), place.count(2000))
@@ -230,7 +233,7 @@ def random_write(place: Place) -> Figures:
         os.fsync(fd)
 
     try:
-        return {"random_write": writes / _seconds(write_all)}
+        return {"random_write": writes / seconds(write_all)}
     finally:
         os.close(fd)
 

@@ -7,17 +7,23 @@ options, because mounting costs more than most of these tests; each test has a d
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
+import tempfile
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
 import pytest
 
+from pondfs.cli import VERBS
+from pondfs.cli import pond as pond_command
+from pondfs.cli.run import run as run_verb
+from tests.conftest import MakePond
 from tests.mount import harness
 from tests.mount.harness import PondMount
-from tests.mount.place import Place
+from tests.mount.place import ALICE, Place, Say, as_user
 
 SharedPond = Callable[[tuple[str, ...]], PondMount]
 
@@ -103,3 +109,34 @@ def place(
     expected = request.node.get_closest_marker("allow_log")
     complaints = harness.alarming(pond.daemon_log()[seen:], expected.args if expected else ())
     assert not complaints, "the daemon's log complains:\n" + "\n".join(complaints)
+
+
+@pytest.fixture
+def public(make_pond: MakePond) -> Iterator[PondMount]:
+    """A pond mounted for everybody, in a place everybody can get at; the store is private."""
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o755)
+        mnt = Path(place) / "mnt"
+        mnt.mkdir()
+        pond = make_pond("public", mnt=mnt).mount("commit=3600,allow_other")
+        yield pond
+        pond.umount()
+
+
+@pytest.fixture
+def say(
+    public: PondMount, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Say:
+    """Return a function that runs a verb as another user, who stands in the mount."""
+    monkeypatch.delenv("POND", raising=False)
+    for verb in VERBS:  # another user may not be able to read where the tests run from
+        importlib.import_module(f"pondfs.cli.{verb}")
+    importlib.import_module("pondfs.store.records")
+
+    def say(*args: str, uid: int = ALICE, cwd: Path = public.mnt) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with as_user(uid, cwd):
+            code = run_verb(pond_command, "pond", args)
+        return code, *capsys.readouterr()
+
+    return say

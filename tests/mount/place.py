@@ -16,6 +16,9 @@ from tests.mount.harness import PondMount, wait_until
 
 # Two users without a name, a home or a group in common with anyone.
 ALICE, BOB = 60_001, 60_002
+
+Say = Callable[..., tuple[int, str, str]]
+"""Runs a verb of ``pond`` as another user who stands in the mount: code, output, errors."""
 # The clock file times are taken from; <linux/time.h>, not in the time module.
 _CLOCK_REALTIME_COARSE = 5
 

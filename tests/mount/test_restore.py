@@ -1,26 +1,15 @@
 """``pond restore``, ``undo`` and ``tag`` on a live mount: what programs see of it."""
 
 import hashlib
-import importlib
 import json
 import os
 import stat
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from pondfs.cli import VERBS
-from pondfs.cli import pond as pond_command
-from pondfs.cli.run import run as run_verb
-from tests.conftest import MakePond
 from tests.mount.harness import PondMount
-from tests.mount.place import ALICE, BOB, as_user, errno_of
-
-Say = Callable[..., tuple[int, str, str]]
+from tests.mount.place import ALICE, BOB, Say, as_user, errno_of
 
 
 def tree_hash(root: Path) -> str:
@@ -296,37 +285,6 @@ def test_a_read_only_mount_sets_no_tags(pond: PondMount, tmp_path: Path) -> None
 
 
 # --- others ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def public(make_pond: MakePond) -> Iterator[PondMount]:
-    """A pond mounted for everybody, in a place everybody can get at; the store is private."""
-    with tempfile.TemporaryDirectory() as place:
-        os.chmod(place, 0o755)
-        mnt = Path(place) / "mnt"
-        mnt.mkdir()
-        pond = make_pond("public", mnt=mnt).mount("commit=3600,allow_other")
-        yield pond
-        pond.umount()
-
-
-@pytest.fixture
-def say(
-    public: PondMount, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Say:
-    """Return a function that runs a verb as another user, who stands in the mount."""
-    monkeypatch.delenv("POND", raising=False)
-    for verb in VERBS:  # another user may not be able to read where the tests run from
-        importlib.import_module(f"pondfs.cli.{verb}")
-    importlib.import_module("pondfs.store.records")
-
-    def say(*args: str, uid: int = ALICE) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with as_user(uid, public.mnt):
-            code = run_verb(pond_command, "pond", args)
-        return code, *capsys.readouterr()
-
-    return say
 
 
 def test_an_ordinary_user_gets_a_file_back(public: PondMount, say: Say) -> None:
