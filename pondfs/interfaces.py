@@ -52,8 +52,11 @@ class Image(Tree, Protocol):
     def find_place(self, node_id: NodeId) -> int:
         """Return the node's number among this version's nodes, from 0; -1 if it is not there."""
 
-    def id_at(self, place: int) -> NodeId:
-        """Return the node with that number. Raises: IndexError."""
+    def node_at(self, place: int) -> tuple[NodeId, StoredNode, int]:
+        """Return the node with that number, its id, and its parent's number. Raises: IndexError."""
+
+    def entries_at(self, place: int) -> dict[bytes, int]:
+        """Return the entries of the directory with that number, each with its node's number."""
 
     def find_parents(self, node_id: NodeId) -> list[NodeId]:
         """Return every directory with an entry for the node. Looks at all entries."""

@@ -14,6 +14,7 @@ under 150 ms because verbs import what is heavy when they run.
 """
 
 import importlib
+import os
 from typing import Any
 
 import click
@@ -65,4 +66,6 @@ def pond() -> None:
 
 def main() -> int:
     """Run ``pond``; return its exit code."""
+    # numpy comes with a linear algebra library that would start a thread for each core: 10 ms.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     return run(pond, "pond")

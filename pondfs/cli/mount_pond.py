@@ -104,4 +104,6 @@ def called_by_mount(proc: str = "/proc") -> bool:
 
 def main() -> int:
     """Run ``mount.pond``; return its exit code, as mount(8) has them."""
+    # See `pondfs.cli.main`; a daemon would keep those threads for life.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     return as_mount_says(run(command, "mount.pond"))

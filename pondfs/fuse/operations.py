@@ -80,7 +80,10 @@ class Operations(pyfuse3.Operations):
         node = await past.lookup(parent_inode, name)
         if node is None:
             return self._nothing
-        return self._tree_entry(node)
+        entry = self._entry(node)
+        if not past.is_fixed(parent_inode, name):
+            entry.entry_timeout = 0
+        return entry
 
     def _history_entry(self, node: Node) -> EntryAttributes:
         entry = self._entry(node)
@@ -88,12 +91,6 @@ class Operations(pyfuse3.Operations):
             # Whom it lets in: what the live root says, or the directory's newest version.
             limit = 0 if node.id == HISTORY else HISTORY_TIMEOUT_S
             entry.attr_timeout = min(entry.attr_timeout, limit)
-        return entry
-
-    def _tree_entry(self, node: Node) -> EntryAttributes:
-        entry = self._entry(node)
-        # What `10m-ago` means changes.
-        entry.entry_timeout = 0
         return entry
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
@@ -110,7 +107,9 @@ class Operations(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext
     ) -> EntryAttributes:
         if parent_inode == TAGS:
-            return self._tree_entry(await self._vfs.add_tag(name))
+            entry = self._entry(await self._vfs.add_tag(name))
+            entry.entry_timeout = 0
+            return entry
         return self._entry(self._vfs.make(NodeId(parent_inode), name, mode, 0, _caller(ctx)))
 
     @answers

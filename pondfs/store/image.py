@@ -128,13 +128,19 @@ class TableImage:
     def find_node(self, node_id: NodeId) -> StoredNode | None:
         """Return the node, or None when this version does not have it."""
         place = self._find(node_id)
-        if place < 0:
-            return None
+        return None if place < 0 else self._node(place, self._columns.parents.item(place))
+
+    def node_at(self, place: int) -> tuple[NodeId, StoredNode, int]:
+        """Return the node with that number, its id, and its parent's number. Raises: IndexError."""
+        parent = self._columns.parents.item(place)
+        return NodeId(self._columns.ids.item(place)), self._node(place, parent), parent
+
+    def _node(self, place: int, parent: int) -> StoredNode:
         columns = self._columns
         attr: AttrRow = tuple([column.item(place) for column in self._attr])
         return StoredNode(
             attr,
-            columns.ids.item(columns.parents.item(place)),
+            columns.ids.item(parent),
             columns.targets.get(place),
             columns.metadata.get(place),
             columns.allocated.item(place),
@@ -143,10 +149,6 @@ class TableImage:
     def find_place(self, node_id: NodeId) -> int:
         """Return the node's number among this version's nodes, from 0; -1 if it is not there."""
         return self._find(node_id)
-
-    def id_at(self, place: int) -> NodeId:
-        """Return the node with that number. Raises: IndexError."""
-        return NodeId(self._columns.ids.item(place))
 
     def find_parents(self, node_id: NodeId) -> list[NodeId]:
         """Return every directory with an entry for the node. Looks at all entries."""
@@ -162,15 +164,21 @@ class TableImage:
     def load_entries(self, directory: NodeId) -> dict[bytes, NodeId]:
         """Return the directory's entries; empty for an empty or unknown directory."""
         place = self._find(directory)
-        if place < 0:
-            return {}
+        return {} if place < 0 else self._entries(place, self._columns.ids)
+
+    def entries_at(self, place: int) -> dict[bytes, int]:
+        """Return the entries of the directory with that number, each with its node's number."""
+        return self._entries(place, None)
+
+    def _entries(self, place: int, numbers: Ints | None) -> dict[bytes, Any]:
         columns = self._columns
         start, stop = _span(columns.entry_dirs, place)
         if start == stop:
             return {}
         ends = columns.name_ends[start : stop + 1].tolist()
         names = columns.names
-        nodes = columns.ids[columns.entry_nodes[start:stop]].tolist()
+        places = columns.entry_nodes[start:stop]
+        nodes = (places if numbers is None else numbers[places]).tolist()
         return {
             names[ends[i] : ends[i + 1]]: node for i, node in enumerate(nodes)
         }  # fmt: skip

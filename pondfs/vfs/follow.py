@@ -338,6 +338,7 @@ class Follower:
         self._reloads += 1
         vfs.committer.version = image.version
         vfs.past.exchanged()
+        self._stale.entries.extend(vfs.past.entries())
 
     def _renew_entry(self, directory: Node, name: bytes, node_id: NodeId | None) -> None:
         """Make an entry of a loaded directory lead to *node_id*; None takes it away."""

@@ -29,7 +29,7 @@ from pondfs.vfs import offload
 from pondfs.vfs.committer import Committer
 from pondfs.vfs.nodes import Node, NodeTable
 from pondfs.vfs.past_history import HISTORY, PastHistory, is_history
-from pondfs.when import check_tag_name, resolve
+from pondfs.when import check_tag_name, parse, resolve
 
 log = logging.getLogger("pondfs.past")
 
@@ -78,25 +78,20 @@ class PastNode(Node):
 
     __slots__ = ("image", "real_id", "view")
 
-    def __init__(self, node_id: NodeId, view: View, image: Image, real_id: NodeId) -> None:
-        stored = image.find_node(real_id)
-        if stored is None:
-            raise FileError(errno.ESTALE)
+    def __init__(self, view: View, image: Image, place: int) -> None:
+        self.real_id, stored, above = image.node_at(place)
         base = _number(view, 0)
-        is_root = real_id == ROOT
-        parent = view.parent if is_root else NodeId(base + image.find_place(stored.parent))
-        super().__init__(node_id, stored.attr, parent)
+        parent = view.parent if self.real_id == ROOT else NodeId(base + above)
+        super().__init__(NodeId(base + place), stored.attr, parent)
         self.take(stored)
         self.view = view
         self.image = image
-        self.real_id = real_id
 
     def load_children(self, image: Tree) -> dict[bytes, NodeId]:
         """Return the entries, with past numbers."""
         base = _number(self.view, 0)
-        entries = self.image.load_entries(self.real_id)
-        find = self.image.find_place
-        return {name: NodeId(base + find(node_id)) for name, node_id in entries.items()}
+        entries = self.image.entries_at(self.id & _PLACE_MASK)
+        return {name: NodeId(base + place) for name, place in entries.items()}
 
     def load_extents(self, image: Tree) -> list[Extent]:
         """Return the bytes the file had."""
@@ -141,8 +136,15 @@ class Past:
             self._versions.append(version)
             self._times_ns.append(time_ns)
 
+    def entries(self) -> list[tuple[NodeId, bytes]]:
+        """Return all names of trees that the kernel may know."""
+        return list(self._latest)
+
     def exchanged(self) -> None:
-        """Take note that data files were exchanged: what is folded reads from the old ones."""
+        """Take note that data files were exchanged: what is folded reads from the old ones.
+
+        Versions may be gone, too: the kernel has to be told to ask for `entries` again.
+        """
         self._versions = None
         self._images.clear()
         self._exchanges += 1
@@ -181,15 +183,32 @@ class Past:
             raise FileError(errno.ENOENT) from None
         return await self._root(NodeId(parent_id), name, version)
 
+    def is_fixed(self, parent_id: int, name: bytes) -> bool:
+        """Return whether a name always means the same: a number does, `10m-ago` and 2026 do not."""
+        if parent_id == VERSIONS:
+            return True
+        if parent_id != AT:
+            return False
+        try:
+            return isinstance(parse(name.decode("utf-8", "replace"), 0), int)
+        except NoSuchVersion:
+            return False
+
     async def _resolve(self, parent_id: int, text: str) -> Version:
         """Return the version *text* means in that directory. Raises: NoSuchVersion."""
         if parent_id == VERSIONS and not text.isdecimal():
             raise NoSuchVersion(f"'{text}' is no version number")
+        await self._load_versions()
+        assert self._versions is not None
+        if parent_id != TAGS:
+            try:
+                return resolve(text, self._versions, self._times_ns, time.time_ns())
+            except NoSuchVersion:
+                if parent_id == VERSIONS:
+                    raise
         tags = await offload.run(self._store.list_tags)
         if parent_id == TAGS and text not in tags:
             raise NoSuchVersion(f"there is no tag '{text}'")
-        await self._load_versions()
-        assert self._versions is not None
         return resolve(text, self._versions, self._times_ns, time.time_ns(), tags)
 
     async def _root(self, parent_id: NodeId, name: bytes, version: Version) -> Node:
@@ -296,7 +315,10 @@ class Past:
         image = None if view is None else self._images.get(view.version)
         if view is None or image is None:
             return None
-        return PastNode(node_id, view, image, image.id_at(node_id & _PLACE_MASK))
+        try:
+            return PastNode(view, image, node_id & _PLACE_MASK)
+        except IndexError:
+            return None
 
     def _take_permissions(self, tags: Node) -> None:
         """Let those make tags who may make names in the tree's root."""

@@ -13,6 +13,7 @@ from pondfs.extent import Content, Extent, ExtentMap
 from pondfs.interfaces import Store, Swap, Tree
 from pondfs.node import PAST
 from pondfs.vfs import offload
+from pondfs.vfs.base import Stale
 from pondfs.vfs.nodes import Node, NodeTable
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ async def swap_files(vfs: "Vfs", request: str) -> int:
         swap, image = await vfs.committer.between(_swap, vfs.store, vfs.nodes.image, request)
         held = adopt(vfs.nodes, vfs.store, swap, image)
         vfs.past.exchanged()
+        await vfs.invalidate(Stale(entries=vfs.past.entries()))
         if not held:
             return 0
         return await offload.run(_remove, vfs.store)
