@@ -114,17 +114,42 @@ class _Requests:
         return {"name": name, "version": await vfs.past.pin(name, version)}
 
     async def restore(self, request: Message) -> Message:
-        """Put ``paths`` back as they were at ``at``, or copies of them to ``to``."""
-        version = await self._vfs.past.resolve(str(request.get("at") or "latest"))
+        """Put ``paths`` back as they were at ``at``, or copies of them to ``to``.
+
+        Without ``at`` it is one path, as it was before its last change.
+        """
+        paths = [_path(path) for path in request.get("paths") or ()]
+        if (at := request.get("at")) is not None:
+            version = await self._vfs.past.resolve(str(at))
+        else:
+            version = await self._before_last_change(request, paths)
         to = request.get("to")
         outcome = await self._vfs.restorer.restore(
             version,
-            [_path(path) for path in request.get("paths") or ()],
+            paths,
             self._caller(request),
             into=None if to is None else _path(to),
             dry_run=bool(request.get("dry_run")),
         )
         return {"at": version, **_told(outcome)}
+
+    async def _before_last_change(self, request: Message, paths: list[Path]) -> Version:
+        """Return the version before the newest that touched the one path in *paths*.
+
+        Raises: UsageError for several; NoSuchPath when no version has it, or none before.
+        """
+        from pondfs.store.lives import load_touching
+
+        if len(paths) != 1:
+            raise UsageError("several paths may have changed at several times: say --at")
+        # What is pending is a change like any other.
+        await self._vfs.committer.commit()
+        versions = await self._vfs.past.list_versions()
+        touching = await self._about_path(request, paths[0], load_touching)
+        last = max(versions if touching is None else touching)
+        if last == versions[0]:
+            raise NoSuchPath(f"'/{_shown(paths[0])}' was never otherwise: nothing comes before it")
+        return versions[versions.index(last) - 1]
 
     async def undo(self, request: Message) -> Message:
         """Take back what ``version`` changed; the newest if it is null."""

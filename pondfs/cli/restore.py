@@ -12,13 +12,18 @@ from pondfs.cli.reach import ask, find_place, path_in_pond, pond_option
 @click.command("restore", short_help="Put files or trees back as they were.")
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True)
 @click.option(
-    "--at", "at", metavar="W", required=True, help="As of version, time or tag W: 42, yesterday, …"
+    "--at",
+    "at",
+    metavar="W",
+    help="As of version, time or tag W: 42, yesterday, …  [default: before PATH's last change]",
 )
 @click.option("--to", "to", metavar="DEST", help="Put copies there; leave what is at PATH alone.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would be done.")
 @click.option("--json", "as_json", is_flag=True, help="Print {at, version, changes} as JSON.")
 @pond_option
-def command(paths: tuple[str, ...], at: str, to: str | None, dry_run: bool, as_json: bool) -> None:
+def command(
+    paths: tuple[str, ...], at: str | None, to: str | None, dry_run: bool, as_json: bool
+) -> None:
     """Make each PATH, with everything below it, be as it was at W.
 
     The restore is one version, so pond undo takes it back. What did not change is not touched. A
@@ -26,10 +31,14 @@ def command(paths: tuple[str, ...], at: str, to: str | None, dry_run: bool, as_j
     what it had. What is there now and was not then is removed: its history stays. What is pending
     becomes a version of its own first.
 
+    Without --at, PATH is put back as it was before its last change: what was overwritten or deleted
+    last comes back.
+
     With --to, copies are made in directory DEST, or as DEST if there is nothing yet.
 
     \b
     Example:
+      pond restore notes/plan.txt
       pond restore --at yesterday notes/plan.txt
       pond restore --at 41 projects --dry-run
       pond restore --at before-upgrade etc --to etc.old

@@ -178,6 +178,27 @@ def test_a_restore_of_much_content_is_staged_and_whole(pond: PondMount) -> None:
         assert not old.exists() or old.stat().st_size in (0, 200 << 20)
 
 
+def test_without_a_time_the_last_change_is_taken_back(pond: PondMount) -> None:
+    pond.remount("commit=3600")
+    for text in ("one", "two"):
+        (pond.mnt / "file").write_text(text)
+        pond.commit()
+    (pond.mnt / "other").write_text("later")
+    pond.commit()
+    pond.pond("restore", "file")
+    assert (pond.mnt / "file").read_text() == "one"
+    (pond.mnt / "file").unlink()
+    pond.pond("restore", "file")
+    assert (pond.mnt / "file").read_text() == "one"
+    (pond.mnt / "file").write_text("pending")
+    pond.pond("restore", "file")
+    assert (pond.mnt / "file").read_text() == "one"
+    assert (pond.mnt / "other").read_text() == "later"
+    assert pond.pond("restore", "other", check=False).returncode == 11
+    assert pond.pond("restore", "never", check=False).returncode == 11
+    assert pond.pond("restore", "file", "other", check=False).returncode == 1
+
+
 def test_undo_refuses_what_changed_again(pond: PondMount) -> None:
     pond.remount("commit=3600")
     (pond.mnt / "a").write_text("1")
