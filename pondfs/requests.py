@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pondfs.control.protocol import Message
 from pondfs.control.server import Handler, answer
+from pondfs.entry import NAME_MAX
 from pondfs.errors import NoSuchPath, NoSuchVersion, NotPermitted, PondError, UsageError
 from pondfs.node import ROOT, Version
 from pondfs.options import MountOptions
@@ -73,9 +74,9 @@ class _Requests:
         from pondfs.vfs import offload
 
         limit = request.get("limit")
-        found = await offload.run(
-            read_versions, self._options.store, None if limit is None else int(limit)
-        )
+        if limit is not None:
+            limit = _number(request, "limit")
+        found = await offload.run(read_versions, self._options.store, limit)
         return {"versions": [info.record() for info in found]}
 
     async def tags(self, request: Message) -> Message:
@@ -101,6 +102,9 @@ class _Requests:
             raise NotPermitted("only who may make files in the root of the pond may set tags")
         tags = await offload.run(vfs.store.list_tags)
         if request.get("delete"):
+            root = vfs.nodes.get(ROOT)
+            if not access.may_remove(caller, root, root):
+                raise NotPermitted("the root of the pond is sticky: its owner may take tags off")
             if name not in tags:
                 raise NoSuchVersion(f"there is no tag '{name}'")
             await vfs.past.remove_tag(os.fsencode(name))
@@ -118,7 +122,10 @@ class _Requests:
 
         Without ``at`` it is one path, as it was before its last change.
         """
-        paths = [_path(path) for path in request.get("paths") or ()]
+        wanted = request.get("paths")
+        if not isinstance(wanted, list) or not wanted:
+            raise UsageError("the request has no 'paths'")
+        paths = [_path(path) for path in wanted]
         if (at := request.get("at")) is not None:
             version = await self._vfs.past.resolve(str(at))
         else:
@@ -157,9 +164,8 @@ class _Requests:
         dry_run = bool(request.get("dry_run"))
         if (at := request.get("at")) is None:
             # What is pending is the newest change there is.
-            if not dry_run:
-                await committer.commit()
-            version = committer.version
+            await committer.commit()
+            version = committer.published
         else:
             version = await self._vfs.past.resolve(str(at))
         outcome = await self._vfs.restorer.undo(
@@ -186,20 +192,22 @@ class _Requests:
         from pondfs.vfs import offload
 
         past = self._vfs.past
-        old = Version(int(request["old"]))
+        old = Version(_number(request, "old"))
         preview = None
+        committer = self._vfs.committer
         if request.get("new") is not None:
-            new = Version(int(request["new"]))
+            new = Version(_number(request, "new"))
         else:
-            preview = self._vfs.preview()
-            new = self._vfs.committer.version if preview is None else preview.version
+            async with committer.hold():
+                preview = self._vfs.preview()
+                new = committer.published if preview is None else preview.version
         path = _path(request.get("path") or "")
         found = await offload.run(load_changes, self._options.store, old, new, path, preview)
         caller = self._caller(request)
         if caller.uid:
             before = self._rights(caller, await past.image(old))
             # Who may see what is pending goes by what the last version lets that user see.
-            after = self._rights(caller, await past.image(min(new, self._vfs.committer.version)))
+            after = self._rights(caller, await past.image(min(new, committer.published)))
             found = [
                 change
                 for change in found
@@ -229,12 +237,23 @@ class _Requests:
         from pondfs.vfs import offload
 
         caller = self._caller(request)
-        if caller.uid:
-            newest = await self._vfs.past.image(self._vfs.committer.version)
-            if not self._rights(caller, newest).may_see_parent(path):
-                shown = os.fsdecode(b"/".join(path))
-                raise NotPermitted(f"'/{shown}' is in a directory you may not read")
+        if caller.uid and not await self._may_know(caller, path):
+            raise NotPermitted(f"'/{_shown(path)}' is in a directory you may not read")
         return await offload.run(ask, self._options.store, path)
+
+    async def _may_know(self, caller: "Caller", path: Path) -> bool:
+        """Return whether a user may know about a path: by the last version that has it."""
+        from pondfs.store.lives import find_last
+        from pondfs.vfs import offload
+
+        past, newest = self._vfs.past, self._vfs.committer.published
+        if not self._rights(caller, await past.image(newest)).may_see_parent(path):
+            return False
+        try:
+            last = await offload.run(find_last, self._options.store, path)
+        except NoSuchPath:
+            return True  # no version has it
+        return bool(self._rights(caller, await past.image(last)).may_see(path))
 
     def _caller(self, request: Message) -> "Caller":
         """Return on whose behalf; the owner of the pond may what root may."""
@@ -319,6 +338,13 @@ def _text(request: Message, key: str) -> str:
     return value
 
 
+def _number(request: Message, key: str) -> int:
+    value = request.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise UsageError(f"the request needs a number as '{key}'")
+    return value
+
+
 def _names(path: bytes) -> Path:
     return tuple(path.split(b"/"))
 
@@ -327,7 +353,12 @@ def _path(text: object) -> Path:
     """Return the names of a path from the pond's root. Raises: UsageError, NoSuchPath."""
     if not isinstance(text, str):
         raise UsageError("a path is text")
-    names = tuple(name for name in os.fsencode(text).split(b"/") if name not in (b"", b"."))
+    try:
+        names = tuple(name for name in os.fsencode(text).split(b"/") if name not in (b"", b"."))
+    except UnicodeEncodeError:
+        raise UsageError("a path is text as os.fsdecode makes it") from None
+    if b"\0" in b"".join(names) or any(len(name) > NAME_MAX for name in names):
+        raise UsageError(f"no file can have the name '{text[:80]}…'")
     if b".." in names:
         raise NoSuchPath(f"'{text}' leads out of the pond")
     return names

@@ -62,10 +62,16 @@ class MountClient(_Closing):
 
         Raises: DaemonRefused; DaemonGone.
         """
+        line = bytearray()
         try:
             os.write(self._fd, encode({"id": 1, "op": op, **fields}))
-            line = bytearray()
-            while chunk := os.read(self._fd, 1 << 20):
+            while True:
+                try:
+                    chunk = os.read(self._fd, 1 << 20)
+                except BlockingIOError:
+                    continue  # it is still at it
+                if not chunk:
+                    break
                 line += chunk
         except OSError as error:
             raise DaemonGone(

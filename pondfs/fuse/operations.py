@@ -5,7 +5,6 @@ Nothing is decided here. Requests the kernel can be told not to send (flush, get
 """
 
 import errno
-import itertools
 import os
 import stat
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext
 
 from pondfs.fuse.convert import converter
 from pondfs.fuse.errors import answers
-from pondfs.fuse.talk import Answer, Talk, refuse_all
+from pondfs.fuse.talk import Answer, Talks, refuse_all
 from pondfs.node import PAST, NodeId
 from pondfs.options import MountOptions
 from pondfs.vfs.attr import Change
@@ -42,8 +41,8 @@ class Operations(pyfuse3.Operations):
     def __init__(self, vfs: Vfs, options: MountOptions, answer: Answer = refuse_all) -> None:
         super().__init__()
         self._vfs = vfs
-        self._answer = answer
-        self._talks: dict[int, Talk] = {}
+        # Their handles are beyond every node's number.
+        self.talks = Talks(answer, first_handle=7 << 61)
         self._entry = converter(options)
         self._xattr = options.xattr
         self.enable_acl = options.acl
@@ -51,8 +50,6 @@ class Operations(pyfuse3.Operations):
         self.enable_writeback_cache = not options.ro
         self._listings: dict[int, Listing] = {}
         self._next_listing = 1
-        # Handles of `.pond/control`, beyond every node's number.
-        self._handles = itertools.count(7 << 61)
         self._nothing = EntryAttributes()
         self._nothing.st_ino = 0
         self._nothing.entry_timeout = options.negative_timeout_s
@@ -292,8 +289,7 @@ class Operations(pyfuse3.Operations):
         if inode >= PAST:
             await self._vfs.past.ready(inode)
             if inode == CONTROL:
-                handle = next(self._handles)
-                self._talks[handle] = Talk(ctx, self._answer)
+                handle = self.talks.open(ctx)
                 return FileInfo(fh=handle, direct_io=True, keep_cache=False, nonseekable=True)
             if inode in (LOG, STATUS):
                 if flags & os.O_ACCMODE:
@@ -315,14 +311,14 @@ class Operations(pyfuse3.Operations):
 
     @answers
     async def read(self, fh: int, off: int, size: int) -> Any:
-        if fh in self._talks:
-            return self._talks[fh].read(size)
+        if fh in self.talks:
+            return await self.talks.read(fh, size)
         return await self._vfs.read(NodeId(fh), off, size)
 
     @answers
     async def write(self, fh: int, off: int, buf: bytes) -> int:
-        if fh in self._talks:
-            return await self._talks[fh].write(buf)
+        if fh in self.talks:
+            return self.talks.write(fh, buf)
         return await self._vfs.write(NodeId(fh), off, buf)
 
     @answers
@@ -331,7 +327,9 @@ class Operations(pyfuse3.Operations):
 
     @answers
     async def release(self, fh: int) -> None:
-        if self._talks.pop(fh, None) is None:
+        if fh in self.talks:
+            self.talks.close(fh)
+        else:
             self._vfs.release(NodeId(fh))
 
     async def flush(self, fh: int) -> None:

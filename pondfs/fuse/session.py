@@ -56,13 +56,26 @@ class Session:
     """The mount of one Vfs."""
 
     def __init__(self, vfs: Vfs, options: MountOptions, answer: Answer = refuse_all) -> None:
-        self._answer = answer
+        self._operations = Operations(vfs, options, answer)
         self._vfs = vfs
         self._options = options
         self._mountpoint = os.fspath(options.mountpoint)
         self._device = 0
         self._over = trio.Event()
         vfs.invalidate = self._invalidate
+        vfs.mounted_below = self._mounted_below
+
+    def _mounted_below(self) -> list[tuple[bytes, ...]]:
+        """Return the paths in this mount on which something else is mounted."""
+        mounts = load_mounts()
+        device = (os.major(self._device), os.minor(self._device))
+        tops = [mount.mountpoint for mount in mounts if mount.device == device]
+        return [
+            tuple(os.fsencode(name) for name in mount.mountpoint.relative_to(top).parts)
+            for mount in mounts
+            for top in tops
+            if mount.device != device and mount.mountpoint.is_relative_to(top)
+        ]
 
     async def _invalidate(self, stale: Stale) -> None:
         """Have the kernel forget. In a thread: it may wait for requests that we must answer."""
@@ -76,11 +89,7 @@ class Session:
         words = _Capture()
         try:
             with words:
-                pyfuse3.init(
-                    Operations(self._vfs, self._options, self._answer),
-                    self._mountpoint,
-                    self._kernel_options(),
-                )
+                pyfuse3.init(self._operations, self._mountpoint, self._kernel_options())
         except RuntimeError as error:
             said = words.text() or str(error)
             raise MountFailed(f"cannot mount on {self._mountpoint}: {said}") from None
@@ -90,7 +99,11 @@ class Session:
         logging.getLogger("pyfuse3").addFilter(_is_news)
         loop.install()
         try:
-            await pyfuse3.main(max_tasks=MAX_TASKS)
+            async with trio.open_nursery() as nursery:
+                self._operations.talks.nursery = nursery
+                await pyfuse3.main(max_tasks=MAX_TASKS)
+                self._operations.talks.nursery = None
+                nursery.cancel_scope.cancel()
         finally:
             self._over.set()
 

@@ -100,6 +100,17 @@ def trace_file(
         yield from reversed(life)
 
 
+def find_last(store: str | os.PathLike[str], path: Sequence[bytes]) -> Version:
+    """Return the newest version in which *path* is. Raises: NoSuchPath; StoreDamaged."""
+    trace = Trace(store)
+    try:
+        _, last = trace.find_last(path)
+        # Between two versions that are there it was as in the earlier.
+        return Version(max(version for version in trace.versions if version <= last))
+    finally:
+        trace.close()
+
+
 def load_touching(store: str | os.PathLike[str], path: Sequence[bytes]) -> set[Version] | None:
     """Return the versions that touched *path* or anything below it; None for all of them.
 

@@ -96,6 +96,8 @@ class VfsBase:
             store, self.pending, self.nodes.image.version, options.commit_s,
             options.max_pending_bytes,
         )  # fmt: skip
+        # Paths on which other filesystems are mounted inside this one; set by the mount.
+        self.mounted_below: Callable[[], list[tuple[bytes, ...]]] = list
         # Returns when the kernel has forgotten it; set by the mount.
         self.invalidate: Callable[[Stale], Awaitable[None]] = _no_kernel
         # Looks whether another process exchanged the data files of a node; set by `follow`.

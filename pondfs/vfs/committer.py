@@ -96,7 +96,8 @@ class Committer:
         self._commit_s = commit_s
         self._max_pending_bytes = max_pending_bytes
         self.stage_at_bytes = STAGE_BYTES
-        self.version = version
+        # The newest one that was cut, and the newest that is durable.
+        self.version = self.published = version
         self.last: LastCommit | None = None
         self.failure: PondError | None = None
         self.failure_errno = 0
@@ -108,6 +109,8 @@ class Committer:
         self._busy: Ticket | None = None
         self._jobs: deque[Job] = deque()
         self._holders = 0
+        # Those who want to hold, oldest first; the task lets them, between two commits.
+        self._grants: deque[Job] = deque()
         self._cut: Cut | None = None
         self._retry_at = math.inf
         self._retry_s = FIRST_RETRY_S
@@ -187,16 +190,29 @@ class Committer:
 
         Raises: CommitFailed when commits fail: then the beginning would wait as long as they do.
         """
-        while self._busy is not None or self._cut is not None or self.failure is not None:
-            if self.failure is not None:
-                raise CommitFailed(str(self.failure), self.failure_errno)
-            await self._room.wait()
-        self._holders += 1
+        if self.failure is not None:
+            raise CommitFailed(str(self.failure), self.failure_errno)
+        grant = Job(lambda: None)
+        self._grants.append(grant)
+        self._wake.set()
+        try:
+            await grant.done.wait()
+        except trio.Cancelled:
+            if not grant.done.is_set():
+                self._grants.remove(grant)
+            elif grant.error is None:
+                self._let_go()
+            raise
+        if grant.error is not None:
+            raise grant.error
         try:
             yield
         finally:
-            self._holders -= 1
-            self._wake.set()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self._holders -= 1
+        self._wake.set()
 
     async def wait_for_room(self) -> None:
         """Wait until pending content is below its limit.
@@ -220,6 +236,9 @@ class Committer:
         """Stage and commit until `close`."""
         while True:
             self._wake = trio.Event()
+            while self._grants and self._cut is None and self.failure is None:
+                self._holders += 1
+                self._grants.popleft().done.set()
             work = self._due()
             if work == "commit":
                 await self._commit()
@@ -227,7 +246,7 @@ class Committer:
                 await self._stage()
             elif work == "job":
                 await self._do(self._jobs.popleft())
-            elif self._closing and (self._abandoned or self._drained()):
+            elif self._closing and not self._holders and (self._abandoned or self._drained()):
                 return
             else:
                 with trio.move_on_at(self._next_deadline()):
@@ -344,7 +363,7 @@ class Committer:
         if settled is not None:
             self._pending.settle(settled)
         self._cut = None
-        ticket.version = cut.version
+        ticket.version = self.published = cut.version
         self.on_commit(cut.version, cut.time_ns)
         self.last = LastCommit(
             cut.version,
@@ -404,8 +423,8 @@ class Committer:
 
     def _fail_jobs(self) -> None:
         """Whoever waits for a place between commits would wait as long as they fail."""
-        while self._jobs:
-            job = self._jobs.popleft()
+        while self._jobs or self._grants:
+            job = (self._jobs or self._grants).popleft()
             job.error = CommitFailed(str(self.failure), self.failure_errno)
             job.done.set()
 

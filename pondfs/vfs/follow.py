@@ -309,7 +309,7 @@ class Follower:
             if node_id in changed.contents:
                 node.extents = layer.new_extents(node_id)
             self._note(node, node_id in changed.contents)
-        vfs.committer.version = new.version
+        vfs.committer.version = vfs.committer.published = new.version
         vfs.past.committed(new.version, new.time_ns)
 
     def _show_anew(self, image: Image) -> None:
@@ -336,7 +336,7 @@ class Follower:
                 node.extents = None
         self._use(image)
         self._reloads += 1
-        vfs.committer.version = image.version
+        vfs.committer.version = vfs.committer.published = image.version
         vfs.past.exchanged()
         self._stale.entries.extend(vfs.past.entries())
 

@@ -164,8 +164,15 @@ class Past:
             view = self._views.get(number)
             if view is None:
                 raise FileError(errno.ESTALE)
-            image = await self.image(view.version)
             node = self._nodes.live.get(NodeId(node_id))
+            try:
+                image = await self.image(view.version)
+            except NoSuchVersion:
+                # Forgotten, but whoever has it open goes on with it: its bytes are held.
+                if node is not None and node.opens:
+                    return
+                log.info("/.pond: version %d was pruned", view.version)
+                raise FileError(errno.ESTALE) from None
             if isinstance(node, PastNode) and node.image is not image:
                 node.image, node.extents = image, None
 
@@ -243,8 +250,7 @@ class Past:
         if name in await offload.run(self._store.list_tags):
             raise FileError(errno.EEXIST)
         if version is None:
-            await self._committer.commit(f"tag {name}")
-            version = self._committer.version
+            version = await self._committer.commit(f"tag {name}") or self._committer.published
         await self._committer.between(self._store.put_tag, name, version)
         return version
 
@@ -324,6 +330,7 @@ class Past:
         """Let those make tags who may make names in the tree's root."""
         root = self._nodes.get(ROOT)
         tags.mode, tags.uid, tags.gid, tags.shown = root.mode, root.uid, root.gid, None
+        tags.xattrs = root.xattrs  # the ACL among them
 
     async def image(self, version: Version) -> Image:
         """Return the folded tree of a version; the last few are kept.

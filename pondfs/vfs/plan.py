@@ -89,6 +89,13 @@ class Plan:
             *(path for _, _, path in self.attrs),
         }
 
+    def replaced(self) -> set[Path]:
+        """Return every path whose entry goes, or comes to lead to something else."""
+        return {
+            *(remove.path for remove in self.removes),
+            *(put.origin_path for put in self.puts if put.origin_path is not None),
+        }
+
     def describe(self) -> list[tuple[str, Path, Path | None]]:
         """Return what it does, sorted by path: a letter, the path, and where a moved one was.
 
@@ -122,8 +129,12 @@ def plan_copies(old: Image, now: Image, paths: Collection[Path], into: Path) -> 
     if place is None and len(paths) > 1:
         raise UsageError(f"there is no directory {show(into)} to put several paths into")
     made: dict[NodeId, Made] = {}
+    targets: set[Path] = set()
     for path in paths:
         target = into if place is None else (*into, path[-1])
+        if target in targets:
+            raise Conflict(f"two of the paths would be {show(target)}: restore them one by one")
+        targets.add(target)
         directory = walk(now, target[:-1])
         if directory is None or not stat.S_ISDIR(find(now, directory).attr[0]):
             raise NoSuchPath(f"{show(target[:-1])} is no directory: make it first")

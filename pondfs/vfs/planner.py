@@ -219,10 +219,10 @@ class Planner:
             return True
         if old != now and was.attr[3] + present.attr[3] > 2:
             return False  # names of one file must be names of one file again
-        if kind != stat.S_IFREG:
-            return was.target == present.target and was.attr[4] == present.attr[4]
         if (was.attr[5], was.attr[_MTIME]) != (present.attr[5], present.attr[_MTIME]):
             return False
+        if kind != stat.S_IFREG:
+            return was.target == present.target and was.attr[4] == present.attr[4]
         return self._store.same_bytes(
             self._old.load_extents(old), self._now.load_extents(now), was.attr[5]
         )

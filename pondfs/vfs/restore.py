@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 import trio
 
 from pondfs.errors import (
+    CommitFailed,
     Conflict,
     FileError,
     NoSuchPath,
     NoSuchVersion,
+    NotPermitted,
     UsageError,
 )
 from pondfs.extent import Content, Extent
@@ -26,6 +28,7 @@ from pondfs.node import ROOT, NodeId, Version
 from pondfs.vfs import offload
 from pondfs.vfs.base import Caller, Stale, now_ns
 from pondfs.vfs.nodes import Node, decode_xattrs
+from pondfs.vfs.past import NAME
 from pondfs.vfs.plan import (
     Made,
     Path,
@@ -38,7 +41,7 @@ from pondfs.vfs.plan import (
     walk,
 )
 from pondfs.vfs.planner import Planner, Scope
-from pondfs.vfs.rights import check_rights
+from pondfs.vfs.rights import Rights, check_rights
 
 if TYPE_CHECKING:
     from pondfs.vfs.vfs import Vfs
@@ -114,18 +117,21 @@ class Restorer:
         Raises: NoSuchVersion; NoSuchPath; NotPermitted; FileError EROFS, EEXIST, ENOTDIR, EBUSY
             when it keeps changing; CommitFailed; StoreDamaged.
         """
-        names = ", ".join(show(path) for path in sorted(paths))
 
         async def make(now: Image) -> _Work:
             old = await self._image(version)
+            seen = Rights(caller, old, use_acl=self._vfs.options.acl)
             for path in paths:
+                if caller.uid and not seen.may_see_parent(path):
+                    raise NotPermitted(f"{show(path)}: you may not look into its directory")
                 if walk(old, path) is None:
                     raise NoSuchPath(f"version {version} has no {show(path)}")
             if into is not None:
                 return _Work(plan_copies(old, now, paths, into), old)
             return _Work(await self._plan(old, now, Scope(whole=paths)), old)
 
-        return await self._carry_out(make, caller, f"restore {names} of {version}", dry_run)
+        # No path in it: who may read the log need not be able to see them.
+        return await self._carry_out(make, caller, f"restore from version {version}", dry_run)
 
     async def undo(
         self, version: Version, caller: Caller, *, force: bool = False, dry_run: bool = False
@@ -141,7 +147,13 @@ class Restorer:
         """
 
         async def make(now: Image) -> _Work:
-            old = await self._image(await self._before(version))
+            before = await self._before(version)
+            if before != version - 1 and not force:
+                raise Conflict(
+                    f"version {version - 1} was pruned, so undoing {version} would take back all "
+                    f"that came after version {before}; --force does it"
+                )
+            old = await self._image(before)
             then = await self._image(version)
             plan = await self._plan(old, then, Scope(whole=[()]))
             changed = await offload.run(lambda: sorted(set(conflicts(plan, then, now))))
@@ -149,15 +161,26 @@ class Restorer:
                 await offload.run(_carry_over, plan, then, now)
                 return _Work(plan, old)
             if not force:
-                shown = ", ".join(show(path) for path in changed[:5])
-                more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
                 raise Conflict(
-                    f"later versions changed what version {version} did: {shown}{more}; "
-                    "--force takes it back all the same"
+                    f"later versions changed what version {version} did: "
+                    f"{self._name(changed, caller, then, now)}; --force takes it back all the same"
                 )
             return _Work(await self._plan(old, now, Scope(alone=plan.paths())), old)
 
-        return await self._carry_out(make, caller, f"undo {version}", dry_run)
+        return await self._carry_out(make, caller, f"undo of version {version}", dry_run)
+
+    def _name(self, paths: list[Path], caller: Caller, *images: Image) -> str:
+        """Return some of *paths* for a message, as far as the caller may see them."""
+        rights = [Rights(caller, image, use_acl=self._vfs.options.acl) for image in images]
+        shown = [
+            show(path)
+            for path in paths
+            if not caller.uid or any(right.may_see(path) for right in rights)
+        ][:5]
+        more = len(paths) - len(shown)
+        return ", ".join(
+            [*shown, *([f"{more} more" if shown else f"{more} paths"] if more else [])]
+        )
 
     # --- the steps ---
 
@@ -175,10 +198,10 @@ class Restorer:
         vfs.may_grow(ROOT)
         async with self.lock:
             for _ in range(ATTEMPTS):
-                if not dry_run:
-                    await vfs.committer.commit(f"before {message}")
-                now = await self._image(vfs.committer.version)
+                await vfs.committer.commit(f"before {message}")
+                now = await self._image(vfs.committer.published)
                 work = await make(now)
+                self._refuse_places(work.plan)
                 check_rights(work.plan, work.old, now, caller, use_acl=vfs.options.acl)
                 changes = work.plan.describe()
                 if dry_run or work.plan.empty:
@@ -189,11 +212,32 @@ class Restorer:
                 except _StaleError:
                     continue
                 # No await since: the commit that is asked for here is the one that has it all.
+                failure: CommitFailed | None = None
+                version = None
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(vfs.invalidate, stale)
-                    version = await vfs.committer.commit(message)
+                    try:
+                        version = await vfs.committer.commit(message)
+                    except CommitFailed as error:
+                        failure = error  # a nursery would wrap it in a group
+                if failure is not None:
+                    raise failure
                 return Outcome(version, changes)
         raise Conflict("what is to be changed keeps changing: try again")
+
+    def _refuse_places(self, plan: Plan) -> None:
+        """Refuse what no request of the kernel could ask for. Raises: Conflict."""
+        for put in plan.puts:
+            if put.path == (NAME,):
+                raise Conflict(
+                    f"/{NAME.decode()} is what shows the past: no file can have that name"
+                )
+        busy = self._vfs.mounted_below()
+        if busy:
+            for path in plan.replaced():
+                for place in busy:
+                    if place[: len(path)] == path:
+                        raise Conflict(f"something is mounted on {show(place)}: unmount it first")
 
     async def _apply(self, work: _Work) -> Stale:
         """Change the live tree as the plan says, in one step as others see it."""
@@ -211,7 +255,7 @@ class Restorer:
 
         While versions are held back, so that none comes after those.
         """
-        newest = self._vfs.committer.version
+        newest = self._vfs.committer.published
         if newest == base:
             return set()
         return await offload.run(self._vfs.store.find_touched, base, newest)
@@ -222,26 +266,45 @@ class Restorer:
         Raises: _StaleError when something of it was *touched*, or is pending.
         """
         nodes, pending, plan = self._vfs.nodes, self._vfs.pending, work.plan
-        involved: set[NodeId] = {node for node, _, _ in plan.attrs}
-        involved.update(node for node, _ in plan.times)
+        # Of directories only the entries count that are to be changed: others may come and go.
+        expected: dict[tuple[NodeId, bytes], NodeId | None] = {
+            (put.directory, put.name): None
+            for put in plan.puts
+            if not isinstance(put.directory, Made)
+        }
+        involved: set[NodeId] = set()
         for put in plan.puts:
-            involved.update(n for n in (put.directory, put.source) if not isinstance(n, Made))
-            if put.origin is not None:
-                involved.add(put.origin[0])
-        queue = [remove.node for remove in plan.removes]
-        involved.update(remove.directory for remove in plan.removes)
+            if put.origin is not None and not isinstance(put.source, Made):
+                expected[put.origin] = put.source
+                involved.add(put.source)
+        for remove in plan.removes:
+            expected[remove.directory, remove.name] = remove.node
+            involved.add(remove.node)
+        involved.update(node for node, _, _ in plan.attrs)
+        moving = {put.origin for put in plan.puts}
         try:
-            while queue:
-                node = nodes.get(queue.pop())
-                involved.add(node.id)
+            for (directory_id, name), node_id in expected.items():
+                directory = nodes.get(directory_id)
+                if not directory.nlink or nodes.children(directory).get(name) != node_id:
+                    raise _StaleError
+            queue = [remove.node for remove in plan.removes]
+            for node_id in queue:
+                node = nodes.get(node_id)
+                involved.add(node_id)
                 if stat.S_ISDIR(node.mode):
-                    queue.extend(nodes.children(node).values())
+                    children = nodes.children(node).items()
+                    queue.extend(child for name, child in children if (node_id, name) not in moving)
         except FileError:
             raise _StaleError from None
-        if not involved.isdisjoint(touched):
-            raise _StaleError
-        if not involved.isdisjoint(pending.nodes) or not involved.isdisjoint(pending.removed):
-            raise _StaleError
+        for changed in (touched, pending.nodes, pending.removed):
+            if not involved.isdisjoint(changed):
+                raise _StaleError
+        # A directory that changes all the while keeps its own time.
+        plan.times = [
+            (node, old)
+            for node, old in plan.times
+            if node not in touched and node not in pending.nodes
+        ]
 
     async def _make_nodes(self, work: _Work) -> None:
         """Make the new nodes, nameless, with their bytes."""

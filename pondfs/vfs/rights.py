@@ -9,7 +9,7 @@ import stat
 from pondfs.errors import NotPermitted
 from pondfs.interfaces import Image
 from pondfs.node import ROOT, NodeId
-from pondfs.vfs import access
+from pondfs.vfs import access, acl
 from pondfs.vfs.base import Caller
 from pondfs.vfs.nodes import Node
 from pondfs.vfs.plan import Made, Path, Plan, find, show, walk
@@ -72,7 +72,10 @@ class Rights:
 
 
 def check_rights(plan: Plan, old: Image, now: Image, caller: Caller, *, use_acl: bool) -> None:
-    """Refuse what *caller* could not do by hand. Raises: NotPermitted naming the path."""
+    """Refuse what *caller* could not do by hand; leave out times that *caller* could not set.
+
+    Raises: NotPermitted naming the path.
+    """
     if caller.uid == 0:
         return
     present = Rights(caller, now, use_acl=use_acl)
@@ -93,10 +96,16 @@ def check_rights(plan: Plan, old: Image, now: Image, caller: Caller, *, use_acl:
                 put.path,
                 f"make what belonged to user {was.uid}, group {was.gid}",
             )
+            need(not stat.S_ISBLK(was.mode), put.path, "make a device")
+            need(not stat.S_ISCHR(was.mode), put.path, "make a device")
+            need(not _privileged(was), put.path, "set the attributes it had")
             wanted = 0 if stat.S_ISLNK(was.mode) else access.READ
             need(past.may(source.old, wanted), put.path, "read how it was")
         elif put.origin is not None and put.origin_path is not None:
             need(present.may_remove(put.origin[0], source), put.origin_path, "move it")
+            if stat.S_ISDIR(present.node(source).mode) and put.directory != put.origin[0]:
+                # Its `..` changes.
+                need(present.may(source, access.WRITE), put.origin_path, "move this directory")
         else:
             need(present.node(source).uid == caller.uid, put.path, "link what is not yours")
     for remove in plan.removes:
@@ -105,6 +114,19 @@ def check_rights(plan: Plan, old: Image, now: Image, caller: Caller, *, use_acl:
             need(present.may_remove(directory, node), remove.path, "remove it")
             queue.extend((node, child) for child in now.load_entries(node).values())
     for node, old_id, path in plan.attrs:
-        need(present.node(node).uid == caller.uid, path, "change its mode or owner")
-        was = past.node(old_id)
+        found, was = present.node(node), past.node(old_id)
+        is_theirs = found.uid == caller.uid and present.may(node, 0)
+        need(is_theirs, path, "change its mode or owner")
         need(access.may_own(caller, was.uid, was.gid), path, "give it away")
+        need(_privileged(found) == _privileged(was), path, "change the attributes it has")
+    # Who may change what is in a directory may not set its times.
+    plan.times = [(node, old) for node, old in plan.times if present.node(node).uid == caller.uid]
+
+
+def _privileged(node: Node) -> dict[bytes, bytes]:
+    """Return the extended attributes that only root may set."""
+    return {
+        name: value
+        for name, value in (node.xattrs or {}).items()
+        if not name.startswith(b"user.") and name not in (acl.ACCESS, acl.DEFAULT)
+    }

@@ -34,7 +34,7 @@ class Vfs(Namespace, Files, Xattrs):
     def preview(self) -> Preview | None:
         """Return what the coming version would say if it were cut now; None when nothing pends.
 
-        Of a commit that is under way it has nothing, as its version is as good as there.
+        While versions are held back: what is under way is neither pending nor stored yet.
         """
         if self.pending.empty:
             return None
@@ -46,7 +46,7 @@ class Vfs(Namespace, Files, Xattrs):
         committer = self.committer
         last = committer.last
         return {
-            "version": committer.version,
+            "version": committer.published,
             **self.pending.describe(),
             "last_commit": None
             if last is None

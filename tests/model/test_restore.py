@@ -4,6 +4,7 @@ The histories have what plans trip over: renames of directories into each other,
 replaced directories, files that became directories, contents that changed back.
 """
 
+import errno
 import os
 import random
 import stat
@@ -15,8 +16,9 @@ from typing import Any
 import pytest
 import trio
 
-from pondfs.errors import Conflict, FileError, NoSuchPath
+from pondfs.errors import CommitFailed, Conflict, FileError, NoSuchPath
 from pondfs.node import ROOT, NodeId, Version
+from pondfs.oplog import Cut, Settled
 from pondfs.store.changes import load_changes
 from pondfs.store.delta import DeltaStore
 from pondfs.vfs.attr import Change
@@ -254,6 +256,33 @@ def test_undo_takes_back_one_version_or_names_what_is_in_the_way(life: Life) -> 
                 except Conflict:
                     pass  # it would contradict the rest of the tree
                 await life.check_stored()
+
+    trio.run(main)
+
+
+def test_a_commit_that_fails_is_told_and_nothing_is_lost(life: Life) -> None:
+    async def main() -> None:
+        async with life.running():
+            await life.live(3)
+            old = life.rng.choice(list(life.kept))
+            commit = life.store.commit
+
+            def fail(cut: Cut) -> Settled:
+                if cut.summary.message.startswith("restore"):
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+                return commit(cut)
+
+            life.store.commit = fail  # type: ignore[method-assign]
+            failed = False
+            try:
+                await life.vfs.restorer.restore(old, [()], ROOT_CALLER)
+            except CommitFailed:
+                failed = True
+            life.store.commit = commit  # type: ignore[method-assign]
+            await life.keep()
+            assert await snapshot(life.vfs) == life.kept[old]
+            await life.check_stored()
+            assert failed or life.vfs.committer.last is not None
 
     trio.run(main)
 

@@ -1,5 +1,6 @@
 """``pond restore``, ``undo`` and ``tag`` on a live mount: what programs see of it."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -8,7 +9,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from tests.mount.harness import PondMount
+import pytest
+
+from tests.mount.harness import PondMount, run
 from tests.mount.place import ALICE, BOB, Say, as_user, errno_of
 
 
@@ -128,7 +131,7 @@ def test_what_was_pending_is_a_version_of_its_own(pond: PondMount) -> None:
     (pond.mnt / "a").write_text("2")
     pond.pond("restore", "--at", "2", "a")
     messages = [entry["message"] for entry in pond.log()]
-    assert messages[:2] == ["restore /a of 2", "before restore /a of 2"]
+    assert messages[:2] == ["restore from version 2", "before restore from version 2"]
     assert pond.pond("cat", "--at", "3", "a").stdout == "2"
     assert pond.pond("restore", "--at", "2", "a").stdout == (
         "nothing to do: it is as it was at version 2\n"
@@ -391,7 +394,9 @@ def ask(request: dict[str, Any] | bytes) -> bytes:
     control = os.open(".pond/control", os.O_RDWR)
     try:
         os.write(control, line)
-        return os.read(control, 1 << 20)
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                return os.read(control, 1 << 20)
     finally:
         os.close(control)
 
@@ -402,9 +407,182 @@ def test_nonsense_in_the_control_file_harms_nobody(public: PondMount) -> None:
         assert b'"ok":false' in ask({"op": "restore", "paths": [7], "at": "1"})
         assert b'"ok":false' in ask({"op": "restore", "paths": ["../.."], "at": "1"})
         assert b'"ok":false' in ask(b"not json\n")
-        assert ask(b"no line") == b""
+        assert errno_of(ask, b"no line") == "EINVAL"
+        assert errno_of(ask, b"{}\n" * 2) == "EINVAL"
+        assert errno_of(ask, b"x" * 200_000 + b"\n") == "EMSGSIZE"
         assert Path(".pond/control").read_bytes() == b""
         # Who asks is not for them to say.
         (ours,) = [json.loads(ask({"op": "tag", "name": "x", "peer": {"uid": 0, "pid": 1}}))]
         assert ours["errno"] == 1
     assert os.listdir(public.mnt) == []
+
+
+def test_a_busy_pond(pond: PondMount) -> None:
+    """Others commit all the time and come and go in the very directory: it gets its turn."""
+    directory = pond.mnt / "d"
+    directory.mkdir()
+    (directory / "file").write_text("good")
+    pond.commit()
+    good = version(pond)
+    (directory / "file").write_text("bad")
+    stop = threading.Event()
+
+    def work(number: int) -> None:
+        while not stop.is_set():
+            busy = directory / f"busy{number}"
+            with open(busy, "w") as file:
+                file.write("x")
+                file.flush()
+                os.fsync(file.fileno())
+            busy.unlink()
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for worker in workers:
+        worker.start()
+    try:
+        for _ in range(3):
+            done = json.loads(pond.pond("restore", "--at", str(good), "d/file", "--json").stdout)
+            assert (directory / "file").read_text() == "good"
+            pond.pond("undo", str(done["version"]), check=False)
+            (directory / "file").write_text("bad")
+        assert pond.pond("diff", str(good)).returncode == 0
+    finally:
+        stop.set()
+        for worker in workers:
+            worker.join()
+
+
+def test_names_no_file_may_have(public: PondMount, say: Say) -> None:
+    mnt = public.mnt
+    mnt.chmod(0o1777)
+    (mnt / "a").mkdir()
+    os.chown(mnt / "a", ALICE, ALICE)
+    with as_user(ALICE, mnt / "a"):
+        for name in ("x", "y"):
+            Path(name).mkdir()
+            Path(name, "f").write_text(name)
+    public.commit()
+    for to in ("a/" + "M" * 256, ".pond", "a/x/f"):
+        code, _, err = say("restore", "--at", "2", "a/x/f", "--to", to)
+        assert (code != 0, err.count("\n")) == (True, 1)
+    with as_user(ALICE, mnt):
+        reply = ask({"op": "restore", "at": "2", "paths": ["a/x/f"], "to": "a/n\0l"})
+        assert json.loads(reply)["exit_code"] == 1
+    code, _, err = say("restore", "--at", "2", "a/x/f", "a/y/f", "--to", "a")
+    assert (code, err) == (12, "pond: two of the paths would be /a/f: restore them one by one\n")
+    assert sorted(os.listdir(mnt / "a")) == ["x", "y"]
+    assert ".pond" not in os.listdir(mnt)
+
+
+@pytest.mark.parametrize("what", ["device", "attribute", "directory", "mode"])
+def test_what_only_root_may_do(public: PondMount, say: Say, what: str) -> None:
+    public.remount("commit=3600,allow_other,xattr")
+    mnt = public.mnt
+    for name in ("s1", "s2"):
+        (mnt / name).mkdir()
+        (mnt / name).chmod(0o777)
+    (mnt / "closed").mkdir()
+    if what == "device":
+        os.mknod(mnt / "s1/null", 0o20600, os.makedev(1, 3))
+        os.chown(mnt / "s1/null", ALICE, ALICE)
+    elif what == "attribute":
+        (mnt / "s1/file").write_text("x")
+        os.chown(mnt / "s1/file", ALICE, ALICE)
+        os.setxattr(mnt / "s1/file", "trusted.t", b"1")
+    elif what == "directory":
+        (mnt / "s1/bobs").mkdir()
+        os.chown(mnt / "s1/bobs", BOB, BOB)
+    else:
+        (mnt / "closed/file").write_text("x")
+        os.chown(mnt / "closed/file", ALICE, ALICE)
+    public.commit()
+    if what == "directory":
+        (mnt / "s1/bobs").rename(mnt / "s2/bobs")
+    elif what == "mode":
+        (mnt / "closed/file").chmod(0o600)
+        (mnt / "closed").chmod(0o700)
+    else:
+        next((mnt / "s1").iterdir()).unlink()
+    public.commit()
+    before = tree_hash(mnt)
+    paths = ["closed/file"] if what == "mode" else ["s1", "s2"]
+    assert say("restore", "--at", "2", *paths)[0] == 1
+    assert tree_hash(mnt) == before
+
+
+def test_others_learn_no_names(public: PondMount, say: Say) -> None:
+    """Of what is in directories they may not read: by conflicts, missing paths, histories."""
+    mnt = public.mnt
+    (mnt / "secret").mkdir(0o700)
+    (mnt / "gone").mkdir(0o700)
+    for name in ("secret/passwords", "gone/diary"):
+        (mnt / name).write_text("one")
+    public.commit()
+    (mnt / "secret/passwords").write_text("two")
+    public.commit()
+    (mnt / "secret/passwords").write_text("three")
+    (mnt / "gone/diary").unlink()
+    (mnt / "gone").rmdir()
+    public.commit()
+    code, _, err = say("undo", "3", "--dry-run")
+    assert (code, "passwords" in err) == (12, False)
+    told = {say("restore", "--at", "2", f"secret/{name}")[::2] for name in ("passwords", "none")}
+    assert {code for code, _ in told} == {1}
+    assert say("history", "gone/diary")[0] == 1
+    assert say("log", "gone/diary")[0] == 1
+    public.pond("restore", "--at", "2", "secret/passwords")
+    assert "passwords" not in (mnt / ".pond/log").read_text()
+
+
+def test_a_mount_inside_is_not_torn_away(pond: PondMount) -> None:
+    (pond.mnt / "d").mkdir()
+    pond.commit()
+    (pond.mnt / "d/inner").mkdir()
+    run(["mount", "-t", "tmpfs", "none", pond.mnt / "d/inner"])
+    try:
+        refused = pond.pond("restore", "--at", "2", "d", check=False)
+        assert (refused.returncode, refused.stderr) == (
+            12, "pond: something is mounted on /d/inner: unmount it first\n",
+        )  # fmt: skip
+        assert os.path.ismount(pond.mnt / "d/inner")
+    finally:
+        run(["umount", pond.mnt / "d/inner"])
+    pond.pond("restore", "--at", "2", "d")
+    assert os.listdir(pond.mnt / "d") == []
+
+
+def test_undo_does_not_reach_beyond_a_pruned_version(pond: PondMount) -> None:
+    pond.remount("commit=3600")
+    for number in range(4):
+        (pond.mnt / f"f{number}").write_text("x")
+        pond.commit()
+    with open(pond.mnt / ".pond/versions/4/f2") as held:
+        pond.pond("tag", "old", "2")
+        pond.pond("prune", "--keep-last", "1")
+        # Whoever has a file of a forgotten version open goes on with it.
+        assert os.fstat(held.fileno()).st_size == 1
+        assert held.read() == "x"
+    refused = pond.pond("undo", check=False)
+    assert refused.returncode == 12
+    assert refused.stderr.startswith("pond: version 4 was pruned, so undoing 5 would take back")
+    pond.pond("undo", "--force")
+    assert sorted(os.listdir(pond.mnt)) == ["f0"]
+    assert errno_of((pond.mnt / ".pond/versions/4").stat) == "ENOENT"
+
+
+def test_one_question_at_a_time(public: PondMount) -> None:
+    """Handles of the control file are few, and hold no more than one request and its reply."""
+    with as_user(ALICE, public.mnt):
+        handles = [os.open(".pond/control", os.O_RDWR) for _ in range(4)]
+        try:
+            assert errno_of(os.open, ".pond/control", os.O_RDWR) == "EUSERS"
+            os.write(handles[0], b'{"op":"log"}\n')
+            assert errno_of(os.write, handles[0], b'{"op":"log"}\n') == "EBUSY"
+            assert os.read(handles[1], 100) == b""
+            assert b'"versions"' in os.read(handles[0], 1 << 20)
+            assert os.read(handles[0], 100) == b""
+            os.write(handles[0], b'{"op":"log"}\n')
+        finally:
+            for handle in handles:
+                os.close(handle)
+        assert b'"ok":true' in ask({"op": "log"})
