@@ -2,12 +2,18 @@
 
 Each rule keeps versions by itself, and what any rule keeps is kept. ``--keep-daily 7`` keeps the
 newest version of each of the seven newest days *that have one*; days without any do not count, so
-a pond that rested for a month loses nothing. Periods are UTC, weeks are ISO weeks.
+a pond that rested for a month loses nothing. While there are fewer than seven, the oldest version
+stays too. Periods are UTC, weeks are ISO weeks.
+
+Versions have an order that is certain and times that are what some clock said. A time that does not
+fit the order, or is still to come, was told by a clock that was wrong: such a version uses up no
+rule, and the others are kept as if it were not there.
 
 Source: restic 0.17, "Removing backup snapshots", ``restic forget``.
 """
 
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
@@ -19,6 +25,7 @@ UNLIMITED = -1
 
 _NS = 10**9
 _DURATION = re.compile(r"(?:(\d+)y)?(?:(\d+)m)?(?:(\d+)d)?(?:(\d+)h)?", re.ASCII)
+_SLACK_NS = 3600 * _NS  # a clock that much ahead does no harm; NTP may just have set it right
 _MOST = 10_000  # of a unit; more would leave the calendar
 
 
@@ -100,48 +107,94 @@ def choose(
     times_ns: Sequence[int],
     policy: Policy,
     pinned: Mapping[Version, Sequence[str]],
+    now_ns: int | None = None,
 ) -> dict[Version, list[str]]:
     """Return the versions to keep, ascending, each with the reasons.
 
-    The newest and the pinned ones are always among them. A version whose clock had been set back
-    counts as not earlier than the one before it: it must not fall out of its period for that.
+    The newest and the pinned ones are always among them. Where clocks were wrong (see the module)
+    it keeps too much rather than too little, whichever of them it was: also if it is *now_ns*.
 
     Args:
         versions: all versions, ascending.
         times_ns: when each was committed, parallel.
         policy: the rules.
         pinned: versions with tags, and the tags.
+        now_ns: no version is (much) later than this; None when nobody knows.
     Raises: UsageError when there is no rule at all.
     """
     if policy.is_empty:
         raise UsageError("say what to keep: --keep-last 100, --keep-daily 30, --keep-within 1y …")
     if not versions:
         return {}
-    times: list[int] = []
-    for time_ns in times_ns:
-        times.append(max(time_ns, times[-1]) if times else time_ns)
+    fits = _in_order(times_ns, now_ns)
     reasons: dict[Version, list[str]] = {version: [] for version in versions}
     for version, tags in pinned.items():
         if version in reasons:
             reasons[version].extend(f"tag {tag}" for tag in tags)
-    buckets = {rule: [getattr(policy, rule), None] for rule in ("last", *_PERIODS)}
-    # As in restic, a span counts from the newest version and not from now: a pond at rest keeps
-    # what it has.
-    since = None if policy.within is None else policy.within.before(times[-1])
-    for version, time_ns in zip(reversed(versions), reversed(times), strict=True):
-        why = reasons[version]
-        moment = datetime.fromtimestamp(time_ns // _NS, UTC)
-        for rule, bucket in buckets.items():
-            left, last = bucket
-            period = version if rule == "last" else _PERIODS[rule](moment)
-            if left and period != last:
-                bucket[:] = [left - (left > 0), period]
-                why.append(rule)
-        if since is not None and time_ns > since:
-            why.append("within")
+    for version in versions[-policy.last :] if policy.last > 0 else versions if policy.last else ():
+        reasons[version].append("last")
+    for rule, period_of in _PERIODS.items():
+        left: int = getattr(policy, rule)
+        last: tuple[int, ...] = ()
+        seen: set[tuple[int, ...]] = set()
+        for at in range(len(versions) - 1, -1, -1):
+            if not left:
+                break
+            period = period_of(datetime.fromtimestamp(times_ns[at] // _NS, UTC))
+            # One whose time is wrong neither takes the place of a right one nor uses one up.
+            if period != last if fits[at] else period not in seen:
+                left -= left > 0 and fits[at]
+                reasons[versions[at]].append(rule)
+            elif at == 0:
+                reasons[versions[at]].append(f"oldest {rule}")
+            seen.add(period)
+            last = period if fits[at] else last
+    if policy.within is not None:
+        _keep_within(policy.within, versions, times_ns, fits, reasons)
     if not reasons[versions[-1]]:
         reasons[versions[-1]].append("newest")
     return {version: why for version, why in reasons.items() if why}
+
+
+def _keep_within(
+    within: Duration,
+    versions: Sequence[Version],
+    times_ns: Sequence[int],
+    fits: Sequence[bool],
+    reasons: dict[Version, list[str]],
+) -> None:
+    # As in restic, a span counts from the newest version and not from now: a pond at rest keeps
+    # what it has. Of the times that might be the newest's, the earliest keeps most.
+    likely = [time_ns for time_ns, fit in zip(times_ns, fits, strict=True) if fit]
+    since = within.before(min([times_ns[-1], *likely[-1:]]))
+    later = None
+    for at in range(len(versions) - 1, -1, -1):
+        if fits[at]:
+            later = times_ns[at]
+        # A wrong time says nothing; but it was not after the next right one.
+        if later is None or later > since:
+            reasons[versions[at]].append("within")
+
+
+def _in_order(times_ns: Sequence[int], now_ns: int | None) -> list[bool]:
+    """Return for each version whether its time fits: most of them that follow each other."""
+    # For each length, the run so far of that length that ends earliest: its end, and where.
+    ends: list[int] = []
+    last: list[int] = []
+    before: list[int] = []
+    for at, time_ns in enumerate(times_ns):
+        if now_ns is not None and time_ns > now_ns + _SLACK_NS:
+            before.append(-1)
+            continue
+        length = bisect_right(ends, time_ns)
+        before.append(last[length - 1] if length else -1)
+        ends[length : length + 1], last[length : length + 1] = [time_ns], [at]
+    fits = [False] * len(times_ns)
+    at = last[-1] if last else -1
+    while at >= 0:
+        fits[at] = True
+        at = before[at]
+    return fits
 
 
 _PERIODS: dict[str, Callable[[datetime], tuple[int, ...]]] = {

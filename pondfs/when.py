@@ -135,7 +135,7 @@ def resolve(
         return versions[at - 1]
     at = bisect_right(versions, when)
     if at == 0 or versions[at - 1] != when:
-        raise NoSuchVersion(f"there is no version {when}: the newest is {versions[-1]}")
+        raise NoSuchVersion(f"there is no version {when} (never made, or pruned): see pond log")
     return when
 
 

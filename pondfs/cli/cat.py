@@ -44,7 +44,7 @@ def command(paths: tuple[str, ...], at: str | None) -> None:
     out = sys.stdout.buffer
     try:
         for path in paths:
-            where, info = follow(tree, path_in_pond(place, path), last=True)
+            where, info = follow(tree, path_in_pond(place, path, as_seen=at is None), last=True)
             if stat.S_ISDIR(info.mode):
                 raise UsageError(f"'/{format_path(where)}' is a directory: see pond ls")
             if not stat.S_ISREG(info.mode):

@@ -2,10 +2,13 @@
 
 import contextlib
 import errno
+import itertools
 import os
+import resource
 import secrets
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import click
 
@@ -14,9 +17,14 @@ from pondfs.cli.output import format_count, format_path, format_size, progress
 from pondfs.cli.reach import find_place, path_in_pond, pond_option
 from pondfs.cli.trees import Failures, Tree, at_option, follow, open_tree, walk
 from pondfs.errors import NoSuchPath, UsageError
-from pondfs.store.tree import NodeStat
+from pondfs.store.tree import NodeStat, Piece
 
-_SPECIAL = (stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFBLK, stat.S_IFCHR)
+_HOLD = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+"""How a directory is held open: it need not be readable."""
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_BY_FD = b"/proc/self/fd/"
 
 
 @click.command("cp", short_help="Copy a file or a tree out, as it was.")
@@ -43,52 +51,89 @@ def command(path: str, dest: str, at: str | None, force: bool) -> int:
     with progress("reading"):
         tree = open_tree(place, at)
     try:
-        where, info = follow(tree, path_in_pond(place, path), last=False)
-        target = _target(os.fsencode(dest), where, info)
-        _refuse_itself(tree, where, info, target)
-        copy = _Copy(tree, force)
-        with progress(f"copying {path}"):
-            copy.check(where, info, target)
-            copy.run(where, info, target)
+        where, info = follow(tree, path_in_pond(place, path, as_seen=at is None), last=False)
+        with _open_target(os.fsencode(dest), where, info) as target:
+            _refuse_itself(tree, where, info, target)
+            copy = _Copy(tree, target, force)
+            with progress(f"copying {path}"):
+                copy.check(where, info)
+                copy.run(where, info)
     finally:
         tree.close()
     click.echo(
         f"copied {format_count(copy.count)} file{'' if copy.count == 1 else 's'}, "
-        f"{format_size(copy.bytes)}, to {format_path(target)}"
+        f"{format_size(copy.bytes)}, to {format_path(target.call(target.name))}"
     )
     for note in copy.notes():
         click.echo(f"pond: {note}", err=True)
     return copy.failed.code
 
 
-def _target(dest: bytes, path: bytes, info: NodeStat) -> bytes:
-    """Return the copy's name, as cp(1) finds it.
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """Where the copy goes.
+
+    Attributes:
+        fd: the directory it is made in, held open (O_PATH).
+        above: what a person calls that; empty for the working directory.
+        name: the copy's own in it; empty when what is copied is the directory itself.
+    """
+
+    fd: int
+    above: bytes
+    name: bytes
+
+    def call(self, path: bytes) -> bytes:
+        """Return what a person calls *path*, which counts from the directory held open."""
+        return os.path.join(self.above, path) if path else self.above
+
+    def reach(self, path: bytes) -> bytes:
+        """Return where *path* (as of `_Copy.run`) is copied to, from the directory held open."""
+        return os.path.join(self.name, path) if path else self.name
+
+
+@contextlib.contextmanager
+def _open_target(dest: bytes, path: bytes, info: NodeStat) -> Iterator[_Target]:
+    """Find the copy's name as cp(1) does, and hold the directory open.
 
     The root has no name of its own: what is in it goes into DEST.
     """
     name = path.rpartition(b"/")[2]
-    if os.path.isdir(dest):
-        return os.path.join(dest, name) if name else dest
-    if dest.endswith(b"/") and not stat.S_ISDIR(info.mode):
-        raise UsageError(f"'{format_path(dest)}' is no directory: make it, or leave the slash out")
-    dest = dest.rstrip(b"/")
-    above = os.path.dirname(dest) or b"."
-    if not os.path.isdir(above):
-        raise UsageError(f"there is no directory '{format_path(above)}': make it first")
-    return dest
+    above = dest
+    try:
+        fd = os.open(dest, _HOLD)
+    except OSError:
+        if dest.endswith(b"/") and not stat.S_ISDIR(info.mode):
+            shown = format_path(dest)
+            raise UsageError(
+                f"'{shown}' is no directory: make it, or leave the slash out"
+            ) from None
+        above, name = os.path.split(dest.rstrip(b"/"))
+        if not name:
+            raise UsageError("DEST is empty: name a file or a directory") from None
+        try:
+            fd = os.open(above or b".", _HOLD)
+        except OSError:
+            shown = format_path(above or b".")
+            raise UsageError(f"there is no directory '{shown}': make it first") from None
+    try:
+        yield _Target(fd, above, name)
+    finally:
+        os.close(fd)
 
 
-def _refuse_itself(tree: Tree, path: bytes, info: NodeStat, target: bytes) -> None:
+def _refuse_itself(tree: Tree, path: bytes, info: NodeStat, target: _Target) -> None:
     """Refuse to copy a live directory into itself, which would never end."""
     if not isinstance(tree, MountedTree) or tree.live_at is None or not stat.S_ISDIR(info.mode):
         return
     source = os.stat(os.path.join(tree.live_at, path))
-    above = os.path.realpath(target)
+    shown = target.call(target.name)
+    above = os.path.realpath(shown)
     while True:
         with contextlib.suppress(OSError):
             if os.path.samestat(os.stat(above), source):
                 raise UsageError(
-                    f"'{format_path(target)}' is inside what is to be copied: copy a version of "
+                    f"'{format_path(shown)}' is inside what is to be copied: copy a version of "
                     "it (--at latest)"
                 )
         if above == b"/":
@@ -96,8 +141,35 @@ def _refuse_itself(tree: Tree, path: bytes, info: NodeStat, target: bytes) -> No
         above = os.path.dirname(above)
 
 
+@dataclass(frozen=True, slots=True)
+class _Directory:
+    """A directory that is being copied.
+
+    Attributes:
+        path: where it is in the tree.
+        info: what it is there.
+        fd: the copy, held open (O_PATH).
+    """
+
+    path: bytes
+    info: NodeStat
+    fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A copy that others may be hard links to: where it is, and by what to know it again."""
+
+    path: bytes
+    identity: tuple[int, int]
+
+
 class _Copy:
     """One copying, and what became of it.
+
+    The place may be another user's, who swaps what was just made for a symlink: directories are
+    held open, what is made is opened once and gets its attributes by that, and no path is looked up
+    twice.
 
     Attributes:
         count: files and all else that is no directory, copied.
@@ -105,36 +177,34 @@ class _Copy:
         failed: what could not be read or made, and was left out.
     """
 
-    def __init__(self, tree: Tree, force: bool) -> None:
+    def __init__(self, tree: Tree, target: _Target, force: bool) -> None:
         self.count = 0
         self.bytes = 0
         self.failed = Failures()
         self._tree = tree
+        self._target = target
         self._force = force
-        self._links: dict[int, bytes] = {}
+        self._links: dict[int, _Made] = {}
         self._is_root = os.geteuid() == 0
         self._owners_lost = 0
         self._xattrs_lost = 0
 
-    def check(self, path: bytes, info: NodeStat, target: bytes) -> None:
+    def check(self, path: bytes, info: NodeStat) -> None:
         """Refuse, before anything is written, to replace what is there already.
 
         Raises: UsageError naming the first such file.
         """
-        if not os.path.lexists(target):
-            return
-        self._check_one(info, target)
-        if not stat.S_ISDIR(info.mode):
-            return
-        for inner, facts in walk(self._tree, path, lambda _: None):
-            self._check_one(facts, _inside(path, inner, target))
+        is_there = self._check_one(info, self._target.reach(b""))
+        if is_there and stat.S_ISDIR(info.mode):
+            for inner, facts in walk(self._tree, path, lambda _: None):
+                self._check_one(facts, self._target.reach(_from(path, inner)))
 
-    def _check_one(self, info: NodeStat, target: bytes) -> None:
+    def _check_one(self, info: NodeStat, name: bytes) -> bool:
         try:
-            there = os.lstat(target)
+            there = os.stat(name or b".", dir_fd=self._target.fd, follow_symlinks=False)
         except (FileNotFoundError, NotADirectoryError):
-            return
-        shown = format_path(target)
+            return False
+        shown = format_path(self._target.call(name))
         if stat.S_ISDIR(there.st_mode) != stat.S_ISDIR(info.mode):
             is_dir = stat.S_ISDIR(there.st_mode)
             raise UsageError(
@@ -143,144 +213,185 @@ class _Copy:
             )
         if not self._force and not stat.S_ISDIR(info.mode):
             raise UsageError(f"'{shown}' is there already: --force replaces it")
+        return True
 
-    def run(self, path: bytes, info: NodeStat, target: bytes) -> None:
+    def run(self, path: bytes, info: NodeStat) -> None:
         """Copy what is at *path*, a directory with all that is in it."""
-        self._make(path, info, target)
+        target = self._target
         if not stat.S_ISDIR(info.mode):
+            self._make(path, info, target.fd, target.name)
             return
+        _allow_depth()
         # Making what is in a directory changes its times, and its mode may forbid it.
-        open_dirs = [(path, info, target)]
-        for inner, facts in walk(self._tree, path, self.failed):
-            while not _is_below(inner, open_dirs[-1][0]):
-                self._finish(*open_dirs.pop())
-            inner_target = _inside(path, inner, target)
-            self._make(inner, facts, inner_target)
-            if stat.S_ISDIR(facts.mode):
-                open_dirs.append((inner, facts, inner_target))
-        while open_dirs:
-            self._finish(*open_dirs.pop())
-
-    def _make(self, path: bytes, info: NodeStat, target: bytes) -> None:
-        if stat.S_ISDIR(info.mode):
-            try:
-                os.mkdir(target, 0o700)
-            except FileExistsError:
-                if not stat.S_ISDIR(os.lstat(target).st_mode):
-                    raise
-            return
+        held = list[_Directory]()
         try:
-            with self._placed(target) as name:
-                if not self._link(info, name):
-                    self._make_new(path, info, name)
-                    self._finish(path, info, name)
+            held.append(_Directory(path, info, self._enter(target.fd, target.name)))
+            for inner, facts in walk(self._tree, path, self.failed):
+                while not _is_below(inner, held[-1].path):
+                    self._leave(held)
+                name = target.reach(_from(path, inner))
+                if stat.S_ISDIR(facts.mode):
+                    held.append(_Directory(inner, facts, self._enter(held[-1].fd, name)))
+                else:
+                    self._make(inner, facts, held[-1].fd, name)
+            while held:
+                self._leave(held)
+        finally:
+            for directory in held:
+                os.close(directory.fd)
+
+    def _enter(self, above: int, path: bytes) -> int:
+        """Make a directory, unless it is there, and hold it open."""
+        with self._naming(path):
+            name = os.path.basename(path)
+            if not name:
+                return os.dup(above)
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o700, dir_fd=above)
+            return os.open(name, _HOLD | os.O_NOFOLLOW, dir_fd=above)
+
+    def _leave(self, held: list[_Directory]) -> None:
+        directory = held[-1]
+        with self._naming(self._target.reach(_from(held[0].path, directory.path))):
+            self._finish(directory.path, directory.info, directory.fd)
+        os.close(held.pop().fd)
+
+    @contextlib.contextmanager
+    def _naming(self, path: bytes) -> Iterator[None]:
+        """Have errors name the copy as a person calls it, not relative to what is held open."""
+        try:
+            yield
+        except OSError as error:
+            # What the tree says names, as text, what it could not read.
+            if not isinstance(error.filename, str):
+                error.filename = format_path(self._target.call(path))
+            raise
+
+    def _make(self, path: bytes, info: NodeStat, above: int, where: bytes) -> None:
+        """Copy what is no directory to *where*, whose directory is *above*.
+
+        What is replaced stays until the copy is whole, and nothing half made is left.
+        """
+        final = os.path.basename(where)
+        name = final
+        if self._force:
+            name = b".%s.%s" % (final[:200], secrets.token_hex(4).encode())
+        try:
+            with self._naming(where):
+                identity = self._link(info, above, name) or self._make_new(path, info, above, name)
+                if name != final:
+                    _replace(name, final, above)
         except NoSuchPath:
             return  # gone since it was listed
         except PermissionError as error:
             # Ours to read it is not, or to make a device; disk full and the like end it all.
-            if not isinstance(error.filename, str | bytes):
-                error.filename = format_path(target)
             self.failed(error)
             return
         if info.nlink > 1:
-            self._links.setdefault(info.ino, target)
+            self._links.setdefault(info.ino, _Made(where, identity))
         self.count += 1
 
-    def _link(self, info: NodeStat, target: bytes) -> bool:
-        """Make a hard link to the copy of the same node; return False if there is none."""
+    def _link(self, info: NodeStat, above: int, name: bytes) -> tuple[int, int] | None:
+        """Make a hard link to the copy of the same node; return None if there can't be one."""
         first = self._links.get(info.ino) if info.nlink > 1 else None
         if first is None:
-            return False
+            return None
         try:
-            os.link(first, target, follow_symlinks=False)
-        except OSError as error:
-            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
-                raise
-            return False  # a filesystem without them (vfat), or with fewer
-        return True
-
-    @contextlib.contextmanager
-    def _placed(self, target: bytes) -> Iterator[bytes]:
-        """Give a name to make a file under; it is *target* once it is whole.
-
-        What is replaced stays until then, and nothing half made is left.
-        """
-        replaces = self._force and os.path.lexists(target)
-        above, _, name = target.rpartition(b"/")
-        unnamed = b".%s.%s" % (name[:200], secrets.token_hex(4).encode())
-        made = (above + b"/" + unnamed if above else unnamed) if replaces else target
+            fd = _open_inside(self._target.fd, first.path)
+        except OSError:
+            return None
         try:
-            yield made
+            # Not what somebody put in its place.
+            if _identity(fd) != first.identity:
+                return None
+            os.link(_BY_FD + b"%d" % fd, name, dst_dir_fd=above, follow_symlinks=True)
+        except FileExistsError:
+            raise
+        except OSError:
+            return None  # no hard links here, or no more; what else is wrong, a copy will tell
+        finally:
+            os.close(fd)
+        return first.identity
+
+    def _make_new(self, path: bytes, info: NodeStat, above: int, name: bytes) -> tuple[int, int]:
+        """Make a copy with content and attributes; return by what to know it again."""
+        kind = stat.S_IFMT(info.mode)
+        pieces: Iterator[Piece] = iter(())
+        if kind == stat.S_IFREG:
+            pieces = self._tree.read(path)
+            # Opened for reading before anything is made.
+            first = list(itertools.islice(pieces, 1))
+            pieces = itertools.chain(first, pieces)
+            fd = os.open(name, _NEW, 0o600, dir_fd=above)
+        else:
+            if kind == stat.S_IFLNK:
+                os.symlink(self._tree.readlink(path), name, dir_fd=above)
+            else:
+                self._make_special(kind, info, above, name)
+            fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+        try:
+            made = os.fstat(fd)
+            if kind == stat.S_IFREG:
+                self._fill(fd, pieces, info)
+            elif stat.S_IFMT(made.st_mode) != kind or made.st_nlink > 1:
+                # Only a regular file is opened by what makes it.
+                raise FileExistsError(errno.EEXIST, "somebody replaced it while it was copied")
+            self._finish(path, info, fd)
+            return made.st_dev, made.st_ino
         except FileExistsError:
             raise  # somebody else's
         except BaseException:
             with contextlib.suppress(OSError):
-                os.unlink(made)
+                os.unlink(name, dir_fd=above)
             raise
-        if replaces:
-            os.replace(made, target)
-            # rename(2) does nothing if both names are one file: a link that was there already.
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(made)
+        finally:
+            os.close(fd)
 
-    def _make_new(self, path: bytes, info: NodeStat, target: bytes) -> None:
-        kind = stat.S_IFMT(info.mode)
-        if kind == stat.S_IFREG:
-            self._make_file(path, info, target)
-        elif kind == stat.S_IFLNK:
-            os.symlink(self._tree.readlink(path), target)
-        elif kind in _SPECIAL:
-            try:
-                os.mknod(target, kind | 0o600, info.rdev)
-            except PermissionError as error:
-                raise PermissionError(
-                    error.errno, "only root can make a device", format_path(target)
-                ) from None
+    @staticmethod
+    def _make_special(kind: int, info: NodeStat, above: int, name: bytes) -> None:
+        try:
+            os.mknod(name, kind | 0o600, info.rdev, dir_fd=above)
+        except PermissionError as error:
+            raise PermissionError(error.errno, "only root can make a device") from None
 
-    def _make_file(self, path: bytes, info: NodeStat, target: bytes) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        pieces = self._tree.read(path)
-        # Opened for reading before anything is made.
-        first = next(pieces, None)
-        with open(os.open(target, flags, 0o600), "wb", buffering=0) as file:
-            end = 0
-            while first is not None:
-                offset, data = first
-                file.seek(offset)
-                view = memoryview(data)
-                while view:
-                    view = view[file.write(view) :]
-                end = offset + len(data)
-                self.bytes += len(data)
-                first = next(pieces, None)
-            # A hole at the end; but what grew meanwhile is taken as it is.
-            if info.size_bytes > end:
-                file.truncate(info.size_bytes)
+    def _fill(self, fd: int, pieces: Iterator[Piece], info: NodeStat) -> None:
+        end = 0
+        for offset, data in pieces:
+            view = memoryview(data)
+            while view:
+                view = view[os.pwrite(fd, view, offset + len(data) - len(view)) :]
+            end = offset + len(data)
+            self.bytes += len(data)
+        # A hole at the end; but what grew meanwhile is taken as it is.
+        if info.size_bytes > end:
+            os.ftruncate(fd, info.size_bytes)
 
-    def _finish(self, path: bytes, info: NodeStat, target: bytes) -> None:
+    def _finish(self, path: bytes, info: NodeStat, fd: int) -> None:
         """Give the copy its attributes, in the order in which none undoes another.
 
         chown drops set-id bits and capabilities; user xattrs need write permission, which the mode
         may not give; all but the times moves the times.
         """
-        is_link = stat.S_ISLNK(info.mode)
-        mode = self._own(info, target)
-        self._put_xattrs(path, target)
-        if not is_link:
-            os.chmod(target, mode)
-        os.utime(target, ns=(info.atime_ns, info.mtime_ns), follow_symlinks=False)
+        # For a symlink and what O_PATH opened, too, there is no fchmod(2): but this is that very
+        # node, and no path that others could change leads to it (proc(5), magic links).
+        copy = _BY_FD + b"%d" % fd
+        mode = self._own(info, fd, copy)
+        self._put_xattrs(path, copy)
+        if not stat.S_ISLNK(info.mode):
+            os.chmod(copy, mode)
+        os.utime(copy, ns=(info.atime_ns, info.mtime_ns))
 
-    def _own(self, info: NodeStat, target: bytes) -> int:
+    def _own(self, info: NodeStat, fd: int, copy: bytes) -> int:
         """Give the copy its owner as far as we may; return the mode it may have then."""
         mode = stat.S_IMODE(info.mode)
         if self._is_root:
-            os.chown(target, info.uid, info.gid, follow_symlinks=False)
+            os.chown(copy, info.uid, info.gid)
             return mode
-        now = os.lstat(target)
+        now = os.fstat(fd)
         if now.st_gid != info.gid:
             with contextlib.suppress(PermissionError):
-                os.chown(target, -1, info.gid, follow_symlinks=False)
-                now = os.lstat(target)
+                os.chown(copy, -1, info.gid)
+                now = os.fstat(fd)
         if (now.st_uid, now.st_gid) != (info.uid, info.gid):
             self._owners_lost += 1
             # Set-id for somebody it was not meant for would be a hole.
@@ -290,14 +401,14 @@ class _Copy:
                 mode &= ~stat.S_ISGID
         return mode
 
-    def _put_xattrs(self, path: bytes, target: bytes) -> None:
+    def _put_xattrs(self, path: bytes, copy: bytes) -> None:
         try:
             xattrs = self._tree.xattrs(path)
         except NoSuchPath:
             return  # gone since it was copied
         for name, value in xattrs.items():
             try:
-                os.setxattr(target, name, value, follow_symlinks=False)
+                os.setxattr(copy, name, value)
             except OSError as error:
                 if error.errno not in (errno.EOPNOTSUPP, errno.EPERM, errno.EACCES, errno.ENOSPC):
                     raise
@@ -314,10 +425,46 @@ class _Copy:
             )
 
 
-def _inside(path: bytes, inner: bytes, target: bytes) -> bytes:
-    """Return where *inner*, below *path*, is copied to."""
-    return os.path.join(target, inner[len(path) + 1 :] if path else inner)
+def _from(path: bytes, inner: bytes) -> bytes:
+    """Return *inner*, which is at or below *path*, from there."""
+    return inner[len(path) + 1 :] if path else inner
 
 
 def _is_below(path: bytes, directory: bytes) -> bool:
     return not directory or path.startswith(directory + b"/")
+
+
+def _replace(name: bytes, final: bytes, above: int) -> None:
+    try:
+        os.replace(name, final, src_dir_fd=above, dst_dir_fd=above)
+    finally:
+        # It failed; or did nothing, as rename(2) does if both names are one file: a link that was
+        # there already.
+        with contextlib.suppress(OSError):
+            os.unlink(name, dir_fd=above)
+
+
+def _open_inside(top: int, path: bytes) -> int:
+    """Hold open what is at *path* below *top*; no symlink is followed, neither on the way."""
+    *above, name = path.split(b"/")
+    held = os.dup(top)
+    try:
+        for part in above:
+            inner = os.open(part, _HOLD | os.O_NOFOLLOW, dir_fd=held)
+            os.close(held)
+            held = inner
+        return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=held)
+    finally:
+        os.close(held)
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    info = os.fstat(fd)
+    return info.st_dev, info.st_ino
+
+
+def _allow_depth() -> None:
+    """Let a directory be open for each level of the tree; 1,024 is what systems begin with."""
+    with contextlib.suppress(OSError, ValueError):
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -19,8 +19,8 @@ from pondfs.cli.trees import Failures, open_tree, resolve_versions
 from pondfs.errors import UsageError
 
 if TYPE_CHECKING:
+    from pondfs.change import Change, State
     from pondfs.node import Version
-    from pondfs.store.changes import Change, State
 
 _PATCH_COLOURS = {b"+": "green", b"-": "red", b"@": "cyan"}
 
@@ -62,7 +62,7 @@ def command(
         pending = None if ".." in span else load_pending_changes(place, old, names)
         changes = load_changes(place, old, new, names) if pending is None else pending
     if as_json:
-        from pondfs.store.records import change_record
+        from pondfs.change import change_record
 
         print_json([change_record(change) for change in changes])
         return None

@@ -93,7 +93,7 @@ def command(
         since_ns = None if changed_since is None else resolve_since(place, changed_since)
         tree = open_tree(place, at)
     try:
-        where, info = follow(tree, path_in_pond(place, path), last=True)
+        where, info = follow(tree, path_in_pond(place, path, as_seen=at is None), last=True)
         tests = list(_tests(name, where, kinds, sizes, since_ns))
         found = (
             (inner, facts)

@@ -116,7 +116,7 @@ def _choose(
 
 def _show_changes(place: Place, versions: "Sequence[VersionInfo]", as_json: bool) -> None:
     """Print *versions*, each with all the paths it changed."""
-    from pondfs.store.records import change_record
+    from pondfs.change import change_record
 
     before = dict(_predecessors(place, versions))
     records = []

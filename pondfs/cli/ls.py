@@ -60,7 +60,7 @@ def command(
         tree = open_tree(place, at)
     try:
         # As ls(1): a link to a directory is listed, unless it is itself what -l is about.
-        where, info = follow(tree, path_in_pond(place, path), last=not in_full)
+        where, info = follow(tree, path_in_pond(place, path, as_seen=at is None), last=not in_full)
         groups: Iterator[tuple[bytes | None, list[Entry]]]
         if not stat.S_ISDIR(info.mode):
             groups = iter(((None, [(where, info)]),))

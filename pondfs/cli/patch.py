@@ -20,7 +20,7 @@ from pondfs.node import FILE_TYPES
 from pondfs.store.tree import NodeStat
 
 if TYPE_CHECKING:
-    from pondfs.store.changes import Change
+    from pondfs.change import Change
 
 LARGEST_BYTES = 4 << 20
 """Files beyond this are not compared as text: difflib takes a second for a few MiB of changes."""
@@ -224,16 +224,9 @@ def _blob_name(data: bytes) -> bytes:
 
 
 def _hunks(one: bytes, two: bytes, a: bytes, b: bytes) -> Iterator[bytes]:
-    lines = difflib.diff_bytes(
-        difflib.unified_diff, _lines(one), _lines(two), _header(a), _header(b), lineterm=b"\n"
-    )
+    lines = difflib.diff_bytes(difflib.unified_diff, _lines(one), _lines(two), a, b, lineterm=b"\n")
     for line in lines:
         yield line if line.endswith(b"\n") else line + b"\n\\ No newline at end of file\n"
-
-
-def _header(name: bytes) -> bytes:
-    # patch(1) takes what follows a blank for a date, unless a tab ends the name.
-    return name + b"\t" if b" " in name else name
 
 
 def _lines(data: bytes) -> list[bytes]:
@@ -246,10 +239,11 @@ def _lines(data: bytes) -> list[bytes]:
 def quote(name: bytes) -> bytes:
     """Return a name as git and GNU patch write it: in quotes if it could be misread.
 
-    UTF-8 stays readable.
+    UTF-8 stays readable. A blank is quoted, which git only does where it must: patch(1) ends a name
+    there, and where there are no hunks it knows the names from ``diff --git`` alone.
     """
     text = name.decode("utf-8", "replace")
-    if text.isprintable() and "�" not in text and '"' not in text and "\\" not in text:
+    if text.isprintable() and not set(text) & set('� "\\'):
         return name
     quoted = b""
     for byte in name:

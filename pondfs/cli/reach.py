@@ -7,7 +7,7 @@ importing the store takes longer than most commands.
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,16 +16,15 @@ import click
 
 from pondfs.control.client import Client, MountClient
 from pondfs.control.protocol import find_sockets
-from pondfs.errors import DaemonGone, NotAPond, NotPermitted, UsageError
+from pondfs.errors import DaemonGone, DaemonRefused, NotAPond, NotPermitted, UsageError
 from pondfs.mountinfo import Mount, find_pond_around, find_pond_at, find_ponds_of
 from pondfs.options import default_store, parse_store
 from pondfs.unmount import flush_kernel
 
 if TYPE_CHECKING:
+    from pondfs.change import Change, Event
     from pondfs.node import Version
     from pondfs.oplog import VersionInfo
-    from pondfs.store.changes import Change
-    from pondfs.store.lives import Event
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -247,34 +246,75 @@ def load_tags(place: Place) -> "dict[str, Version]":
     return read_tags(place.store)
 
 
-def path_in_pond(place: Place, text: str) -> tuple[bytes, ...]:
+def path_in_pond(place: Place, text: str, *, as_seen: bool = False) -> tuple[bytes, ...]:
     """Return the names that lead from the pond's root to what a person calls *text*.
 
     A path into a mount of the pond is one into the pond, absolute or from where we stand;
-    any other counts from the pond's root.
+    any other counts from the pond's root. What is seen below ``.pond/at/W`` is called as it is in
+    the pond, unless *as_seen*.
 
     Raises: UsageError when ``..`` leads out of it.
     """
     mounts = find_ponds_of(place.store) if place.mount is None else [place.mount]
-    path = text
+    tops = [mount.mountpoint for mount in mounts]
     try:
         here = os.getcwd()
     except OSError:
         here = "/"
-    for mount in mounts:
-        top = mount.mountpoint
-        if os.path.isabs(text):
-            if Path(os.path.normpath(text)).is_relative_to(top):
-                path = os.path.relpath(os.path.normpath(text), top)
-                break
-        elif Path(here).is_relative_to(top):
-            path = os.path.relpath(os.path.join(here, text), top)
-            break
-    path = os.path.normpath(path).lstrip("/")
+    inside: str | None = None
+    if os.path.isabs(text) or any(Path(here).is_relative_to(top) for top in tops):
+        whole = os.path.join(here, text)
+        inside = _below(tops, whole) or _below(tops, _without_links(whole))
+        if inside is None and not os.path.isabs(text):
+            raise UsageError(f"'{text}' leads out of the pond: name a path from its root")
+    path = os.path.normpath(inside or text).lstrip("/")
     names = tuple(name for name in os.fsencode(path).split(b"/") if name not in (b"", b"."))
     if b".." in names:
         raise UsageError(f"'{text}' leads out of the pond: name a path from its root")
+    if inside and not as_seen and len(names) >= 3 and b"/".join(names[:2]) in _PASTS:
+        return names[3:]
     return names
+
+
+_PASTS = (b".pond/at", b".pond/versions", b".pond/tags")
+"""Where the mount shows whole trees as they were, each below a name of its own."""
+
+MOST_LINKS = 40
+"""Symlinks followed in one path, at most: as the kernel has it (path_resolution(7))."""
+
+
+def _below(tops: Sequence[Path], path: str) -> str | None:
+    """Return *path* from the first of *tops* that it is below."""
+    path = os.path.normpath(path)
+    top = next((top for top in tops if Path(path).is_relative_to(top)), None)
+    return None if top is None else os.path.relpath(path, top)
+
+
+def _without_links(path: str) -> str:
+    """Return an absolute path with symlinks resolved, but for those in a pond.
+
+    Nothing in a pond's mount is looked at: its daemon may hang.
+    """
+    todo, here, links = path.split("/")[::-1], "/", 0
+    while todo:
+        name = todo.pop()
+        if name in ("", ".", ".."):
+            here = os.path.dirname(here) if name == ".." else here
+            continue
+        there = os.path.join(here, name)
+        if find_pond_around(there) is not None:
+            return os.path.join(there, *todo[::-1])
+        try:
+            target = os.readlink(there)
+        except OSError:  # no link, or nothing there
+            here = there
+            continue
+        links += 1
+        if links > MOST_LINKS:
+            break
+        here = "/" if target.startswith("/") else here
+        todo.extend(target.split("/")[::-1])
+    return here
 
 
 def load_changes(
@@ -283,7 +323,14 @@ def load_changes(
     """Return what is different in version *new*. Raises: NoSuchPath, StoreDamaged."""
     with through_mount(place) as daemon:
         if daemon is not None:
-            return _changes(daemon, old, new, path)
+            return _changes(daemon, old, new, path) or []
+    with contextlib.suppress(DaemonGone, NotPermitted, DaemonRefused):
+        client = connect(place)
+        if client is not None:
+            with client:
+                found = _changes(client, old, new, path, light=True)
+                if found is not None:
+                    return found
     from pondfs.store.changes import load_changes
 
     return load_changes(place.store, old, new, path)
@@ -309,19 +356,25 @@ def load_pending_changes(
 
 
 def _changes(
-    daemon: Client | MountClient, old: "Version", new: "Version | None", path: tuple[bytes, ...]
-) -> "list[Change]":
-    from pondfs.store.records import change_of
+    daemon: Client | MountClient,
+    old: "Version",
+    new: "Version | None",
+    path: tuple[bytes, ...],
+    *,
+    light: bool = False,
+) -> "list[Change] | None":
+    from pondfs.change import change_of
 
-    reply = daemon.call("changes", timeout_s=None, old=old, new=new, path=_text(path))
-    return [change_of(record) for record in reply["changes"]]
+    reply = daemon.call("changes", timeout_s=None, old=old, new=new, path=_text(path), light=light)
+    found = reply["changes"]
+    return None if found is None else [change_of(record) for record in found]
 
 
 def load_history(place: Place, path: tuple[bytes, ...]) -> "list[Event]":
     """Return what happened to a file, newest first. Raises: NoSuchPath, UsageError."""
     with through_mount(place) as daemon:
         if daemon is not None:
-            from pondfs.store.records import event_of
+            from pondfs.change import event_of
 
             reply = daemon.call("history", path=_text(path))
             return [event_of(record) for record in reply["events"]]

@@ -18,7 +18,7 @@ import click
 
 from pondfs.cli.mounted import MountedTree
 from pondfs.cli.output import format_path
-from pondfs.cli.reach import Place, load_tags, load_versions, require_pond
+from pondfs.cli.reach import MOST_LINKS, Place, load_tags, load_versions, require_pond
 from pondfs.errors import (
     NoSuchPath,
     NoSuchVersion,
@@ -28,6 +28,7 @@ from pondfs.errors import (
     UsageError,
 )
 from pondfs.mountinfo import Mount, find_ponds_of
+from pondfs.options import default_store
 from pondfs.store.tree import NodeStat, Piece, Xattrs
 from pondfs.when import NO_TAGS, Moment, begin, parse, resolve
 
@@ -35,9 +36,6 @@ if TYPE_CHECKING:
     from pondfs.node import Version
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-
-_MOST_LINKS = 40
-"""Symlinks followed in one path, at most: as the kernel has it (path_resolution(7))."""
 
 
 class Tree(Protocol):
@@ -92,9 +90,11 @@ def open_tree(place: Place, at: str | None) -> Tree:
     try:
         require_pond(place.store)
         tree = _open_stored(place, at)
-    except (NotAPond, NotPermitted):
+    except (NotAPond, NotPermitted) as error:
         if why is not None:
             raise why from None
+        if isinstance(error, NotAPond) and place == Place(default_store(os.environ)):
+            _require_directory()
         raise
     if at is None and why is not None:
         # Better an older state than none, but not in silence.
@@ -102,6 +102,20 @@ def open_tree(place: Place, at: str | None) -> Tree:
             f"the mount can't be read ({why.strerror}): this is {tree.label}, the newest", err=True
         )
     return tree
+
+
+def _require_directory() -> None:
+    """Refuse to look for a pond by where we stand when that is nowhere.
+
+    Raises: NotAPond.
+    """
+    try:
+        os.getcwd()
+    except OSError:
+        raise NotAPond(
+            "the working directory is gone, so it names no pond: stand in one that is there, or "
+            "name the pond with --pond"
+        ) from None
 
 
 def _mounts(place: Place) -> list[Mount]:
@@ -172,7 +186,9 @@ def resolve_versions(place: Place, *texts: str) -> "list[Version]":
         found = [one if isinstance(one, int) else newest for one in when]
         for version in found:
             if not 0 < version <= newest:
-                raise NoSuchVersion(f"there is no version {version}: the newest is {newest}")
+                raise NoSuchVersion(
+                    f"there is no version {version} (never made, or pruned): see pond log"
+                )
         return found
     infos = load_versions(place, None)[::-1]
     versions = [info.version for info in infos]
@@ -242,7 +258,7 @@ def follow(tree: Tree, names: Sequence[bytes], *, last: bool) -> tuple[bytes, No
         found = tree.lstat(path)
         if stat.S_ISLNK(found.mode) and (todo or last):
             links += 1
-            if links > _MOST_LINKS:
+            if links > MOST_LINKS:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), format_path(path))
             target = tree.readlink(path)
             if target.startswith(b"/"):

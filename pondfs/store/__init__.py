@@ -17,7 +17,7 @@ No trio: everything here blocks and is called from threads. In reading order:
 - ``scan`` ``rowcache``: all rows but their bytes, read once
 - ``history`` ``fold`` ``fold_extents`` ``image`` ``tree``: rows to the tree at one version
 - ``trace``: names and nodes through all rows; ``changes`` ``lives``: what differs between two
-  versions, what happened to one path; ``preview`` ``equality`` ``records``: with them
+  versions, what happened to one path; ``preview`` ``equality``: with them
 - ``news``: what another process committed
 - ``files`` ``log`` ``tags``: handles of data files; the list of versions; names of some
 - ``delta``: `DeltaStore`, which joins them

@@ -7,10 +7,10 @@ the rows about them alone. A directory that moved is one change, whatever is in 
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
+from pondfs.change import Change, State
 from pondfs.errors import NoSuchPath, NoSuchVersion
 from pondfs.interfaces import StoredNode
 from pondfs.node import FILE_TYPES, ROOT, NodeId, Version
@@ -20,37 +20,6 @@ from pondfs.store.trace import Trace, show
 
 ADDED, REMOVED, CHANGED, RENAMED, MODE = "added", "removed", "changed", "renamed", "mode"
 _ORDER = (REMOVED, ADDED, RENAMED, CHANGED, MODE)
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """A node's attributes at one version, as far as changes are about them."""
-
-    mode: int
-    uid: int
-    gid: int
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One path that is not as it was.
-
-    Attributes:
-        change: ``added`` ``removed`` ``changed`` ``renamed`` ``mode`` (mode, owner or xattrs).
-        path: where it is, or was when it is gone; from the pond's root, without a leading slash.
-        source: where it was, if ``renamed``.
-        type: ``file`` ``directory`` ``symlink`` …
-        before: its state at the first version; None if ``added``.
-        after: its state at the second version; None if ``removed``.
-    """
-
-    change: str
-    path: bytes
-    source: bytes | None
-    type: str
-    before: State | None
-    after: State | None
 
 
 def load_changes(

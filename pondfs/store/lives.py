@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pondfs.change import Event
 from pondfs.errors import UsageError
 from pondfs.node import ROOT, NodeId, Version
 from pondfs.store.image import Ints
@@ -22,26 +23,6 @@ from pondfs.store.trace import Key, Trace, show
 CREATED, REPLACED, WRITTEN, RENAMED, REMOVED = (
     "created", "replaced", "written", "renamed", "removed",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """What one version did to a file.
-
-    Attributes:
-        version: the version.
-        path: where the file was then; where it last was, if it was removed.
-        size: bytes; None when removed.
-        what: of ``created`` ``replaced`` (a new file in the place of the old one) ``written``
-            ``renamed`` ``removed``; it may be written and renamed at once.
-        source: its path before, if ``renamed``.
-    """
-
-    version: Version
-    path: bytes
-    size: int | None
-    what: tuple[str, ...]
-    source: bytes | None
 
 
 @dataclass(frozen=True, slots=True)

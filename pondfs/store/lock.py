@@ -2,8 +2,11 @@
 
 flock(2) on files in ``_pond/``: the kernel lets go of it however the process ends, so nothing
 stale can be left. What ``_pond/lock`` says is for people only.
+
+And on whose behalf: what root makes in somebody else's store belongs to that somebody.
 """
 
+import ctypes
 import fcntl
 import json
 import os
@@ -16,6 +19,9 @@ from pondfs.errors import PondLocked
 LOCK_FILE = "lock"
 READERS_FILE = "readers"
 
+Owner = tuple[int, int]
+"""A user and a group, as numbers."""
+
 
 class WriterLock:
     """The held lock. Not inherited by programs we start; a fork shares it until all close."""
@@ -25,8 +31,7 @@ class WriterLock:
 
         Raises: PondLocked (EBUSY) naming the holder.
         """
-        path = os.path.join(pond_dir, LOCK_FILE)
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._fd = _open_lock(pond_dir, LOCK_FILE)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -89,7 +94,7 @@ def no_readers(pond_dir: str) -> Iterator[bool]:
 
     Raises: OSError.
     """
-    fd = os.open(os.path.join(pond_dir, READERS_FILE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = _open_lock(pond_dir, READERS_FILE)
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -99,6 +104,60 @@ def no_readers(pond_dir: str) -> Iterator[bool]:
             yield True
     finally:
         os.close(fd)
+
+
+def _open_lock(pond_dir: str, name: str) -> int:
+    path = os.path.join(pond_dir, name)
+    flags = os.O_RDWR | os.O_CLOEXEC
+    try:
+        return os.open(path, flags)
+    except FileNotFoundError:
+        with acting_as(find_owner(os.path.dirname(os.path.abspath(pond_dir)))):
+            return os.open(path, flags | os.O_CREAT, 0o600)
+
+
+def find_owner(store: str) -> Owner | None:
+    """Return on whose behalf root has to make files in *store*; None when on its own.
+
+    Other users make theirs, and so does root where the owner could not write either.
+    """
+    if os.geteuid():
+        return None
+    found = os.stat(store)
+    owner = (found.st_uid, found.st_gid)
+    if not found.st_uid:
+        return None
+    with acting_as(owner):
+        for name in ("", "_delta_log", "_pond"):
+            path = os.path.join(store, name)
+            # What is not there can be made if the first may be written.
+            if os.path.exists(path) and not os.access(path, os.W_OK | os.X_OK, effective_ids=True):
+                return None
+    return owner
+
+
+@contextmanager
+def acting_as(owner: Owner | None) -> Iterator[None]:
+    """Have new files belong to *owner* from the start: not even a crash leaves them to root.
+
+    By the filesystem user of the calling thread (setfsuid(2)); no other thread notices.
+    """
+    if owner is None:
+        yield
+        return
+    user, group = owner
+    old_group = _libc.setfsgid(group)
+    old_user = _libc.setfsuid(user)
+    try:
+        yield
+    finally:
+        _libc.setfsuid(old_user)
+        _libc.setfsgid(old_group)
+
+
+_libc = ctypes.CDLL(None)
+for _call in (_libc.setfsuid, _libc.setfsgid):
+    _call.argtypes, _call.restype = (ctypes.c_uint,), ctypes.c_uint
 
 
 def find_holder(pond_dir: str) -> dict[str, object] | None:

@@ -104,17 +104,22 @@ def make_plan(
     keep: Sequence[Version],
     progress: Progress = lambda what, share: None,
     part_rows: int = PART_ROWS,
+    seen: Version | None = None,
 ) -> Plan:
-    """Return what it takes to forget all versions but *keep*.
+    """Return what it takes to forget all versions but *keep* and those after *seen*.
 
-    The newest version stays in any case. Whoever asks sees to it that no data file goes meanwhile
-    (the lock for readers, or for the writer).
+    *seen* is the newest version that whoever chose knew; nobody decided about later ones. The
+    newest version stays in any case. Whoever asks sees to it that no data file goes meanwhile (the
+    lock for readers, or for the writer).
 
     Raises: NoSuchVersion; UsageError when another prune is at work; StoreDamaged.
     """
     path = os.path.abspath(os.fspath(store))
     versions = read_versions(path, None)[::-1]  # type: ignore[arg-type]  # any path will do
-    wanted = {*keep, versions[-1].version}
+    newest = versions[-1].version
+    wanted = {*keep, newest}
+    if seen is not None:
+        wanted.update(info.version for info in versions if info.version > seen)
     if lost := wanted - {info.version for info in versions}:
         raise NoSuchVersion(f"there is no version {min(lost)}: see pond log")
     kept = [info for info in versions if info.version in wanted]
@@ -125,8 +130,8 @@ def make_plan(
     if not wanted <= judge.seen:
         # Another prune between our two looks at the log, or damage.
         raise UsageError(
-            f"version {min(wanted - judge.seen)} is gone from the pond: prune again, and if this "
-            "stays, see pond check"
+            f"version {min(wanted - judge.seen)} is gone from the pond: prune again; if this stays, "
+            "a data file was lost: restore the store from a backup"
         )
     judge.judge(progress)
     return judge.plan(path, kept, forgotten)

@@ -30,6 +30,7 @@ from pondfs.store.datafile import (
 from pondfs.store.faults import fault
 from pondfs.store.history import ints, node_ids
 from pondfs.store.image import Ints
+from pondfs.store.lock import acting_as, find_owner
 from pondfs.store.parquet import Page
 from pondfs.store.prune import ROW_BYTES, Plan, Progress
 from pondfs.store.rows import Encoded, encode
@@ -104,8 +105,7 @@ def write_files(plan: Plan, progress: Progress = lambda what, share: None) -> Re
             writer.write(batch)
         fault("prune:store-dir-fsync")
         fsync_path(plan.store)
-        with open(os.path.join(pond, request), "xb", opener=_for_us_alone) as file:
-            writer.save(file)
+        writer.save(os.path.join(pond, request))
         fault("prune:written")
     except BaseException:
         writer.discard()
@@ -123,7 +123,10 @@ def _for_us_alone(path: str, flags: int) -> int:
 
 
 def discard(store: str, rewritten: Rewritten) -> None:
-    """Remove new files that came to nothing. Only when it is certain that no log entry has them."""
+    """Remove new files that came to nothing.
+
+    Only when it is certain that no log entry has them, and that nobody is about to write one.
+    """
     for name in rewritten.files:
         unlink_quietly(os.path.join(store, name))
     unlink_quietly(os.path.join(store, POND_DIR, rewritten.request))
@@ -165,6 +168,7 @@ class _Writer:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._reader = ContentReader(max_open=_OPEN_FILES)
+        self._owner = find_owner(plan.store)
         self.added: list[dict[str, Any]] = []
         # For each content that stays: old file and row, new file and row, position there.
         self._moves = [array("q") for _ in range(5)]
@@ -208,7 +212,8 @@ class _Writer:
     def _write_file(self, rows: _Rows, lot: list[tuple[int, int]]) -> None:
         fault("prune:data-file")
         groups = ((stop - start, self._encode(rows, start, stop)) for start, stop in lot)
-        name, size, positions = write_groups(self._plan.store, groups)
+        with acting_as(self._owner):
+            name, size, positions = write_groups(self._plan.store, groups)
         first, end = lot[0][0], lot[-1][1]
         whole = slice(first, end)
         version = ints(rows.table, "version")[whole]
@@ -289,7 +294,7 @@ class _Writer:
         self._reader.read(old, 0, memoryview(data))
         return Content(memoryview(data), length)
 
-    def save(self, file: Any) -> None:
+    def save(self, path: str) -> None:
         """Write the request."""
         plan = self._plan
         touched = np.array(plan.touched, np.int64)
@@ -302,15 +307,16 @@ class _Writer:
         old_file, old_row, new_file, new_row, position = (
             np.frombuffer(column, np.int64) for column in self._moves
         )
-        np.savez(
-            file,
-            facts=np.frombuffer(json.dumps(facts).encode(), np.uint8),
-            old_file=np.searchsorted(touched, old_file),
-            old_row=old_row,
-            new_file=new_file,
-            new_row=new_row,
-            position=position,
-        )
+        with acting_as(self._owner), open(path, "xb", opener=_for_us_alone) as file:
+            np.savez(
+                file,
+                facts=np.frombuffer(json.dumps(facts).encode(), np.uint8),
+                old_file=np.searchsorted(touched, old_file),
+                old_row=old_row,
+                new_file=new_file,
+                new_row=new_row,
+                position=position,
+            )
 
     def discard(self) -> None:
         """Remove what was written."""

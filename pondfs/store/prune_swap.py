@@ -10,7 +10,9 @@ while the old files are being removed       the same; what is left of them goes 
 ==========================================  =====================================================
 
 The entry lifts ``delta.appendOnly`` for itself, as no other ever does, and the next one restores
-it. Removed files carry a tag, so that whatever is left of them is known for what it is.
+it. Removed files carry a tag, so that whatever is left of them is known for what it is. So do from
+then on files of ours that a compaction by another engine had removed before: Delta time travel
+alone had a use for them.
 """
 
 import json
@@ -19,7 +21,7 @@ import os
 import time
 import uuid
 import zipfile
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -42,6 +44,7 @@ from pondfs.store.deltalog import (
     read_snapshot,
 )
 from pondfs.store.faults import fault
+from pondfs.store.files import data_files
 from pondfs.store.image import Ints, TableImage
 from pondfs.store.log import read_versions
 from pondfs.store.prune_files import version_facts
@@ -114,7 +117,11 @@ class Swap:
         added: the files that came.
     """
 
-    def __init__(self, store: str, request: Request, kept: Container[Version]) -> None:
+    def __init__(
+        self, store: str, request: Request, kept: Container[Version], snapshot: Snapshot
+    ) -> None:
+        self._store = store
+        self._adds = snapshot.adds
         self.kept = kept
         self.removed = {name: number for number, name in enumerate(request.removed)}
         self.added = request.added
@@ -162,8 +169,14 @@ class Swap:
         return image.moved([*left, *request.added], file, row, position)
 
     def move_files(self, files: list[DataFile]) -> list[DataFile]:
-        """Return the table's files after it."""
-        return [file for file in files if file.name not in self.removed] + self.added
+        """Return the table's files after it; *files* are those that were known.
+
+        A compaction meanwhile put others in the place of some.
+        """
+        known = {file.name: file for file in files}
+        new = {name: add for name, add in self._adds.items() if name not in known}
+        known |= {file.name: file for file in data_files(self._store, Snapshot(adds=new))}
+        return [known[name] for name in self._adds if name not in self.removed] + self.added
 
 
 def publish(
@@ -178,45 +191,50 @@ def publish(
     """
     request = load_request(store, name)
     kept: set[Version] = set()
-    metadata: Action = {}
+    snapshot = Snapshot()
 
     def make() -> bytes:
-        nonlocal metadata
+        nonlocal snapshot
         snapshot = read_snapshot(log_dir)
-        newer = [
-            version_facts(info)
-            for info in read_versions(store, snapshot.pond_version - request.newest)  # type: ignore[arg-type]  # any path will do
-            if info.version > request.newest
-        ] if snapshot.pond_version > request.newest else []  # fmt: skip
-        versions = [*request.kept, *newer[::-1]]
+        existing = read_versions(store)[::-1]  # type: ignore[arg-type]  # any path will do
+        newer = [version_facts(info) for info in existing if info.version > request.newest]
+        versions = [*request.kept, *newer]
         kept.clear()
         kept.update(Version(facts["version"]) for facts in versions)
-        _check(store, request, snapshot, kept, tags)
-        metadata = snapshot.metadata
-        return _entry(request, versions, snapshot)
+        _check(request, snapshot, {info.version for info in existing}, kept, tags)
+        entry = _entry(store, request, versions, snapshot)
+        # As late as can be: whoever wrote them may have given up and removed them.
+        _check_added(request)
+        return entry
 
     publisher.publish_swap(make)
     fault("prune:published")
     try:
-        publisher.publish_entry(append_only_entry(metadata))
+        publisher.publish_entry(append_only_entry(snapshot.metadata))
     except OSError as error:
         log.warning("delta.appendOnly of %s is restored at the next opening: %s", store, error)
     fault("prune:append-only")
-    return Swap(store, request, kept)
+    return Swap(store, request, kept, snapshot)
 
 
 def _check(
-    store: str,
     request: Request,
     snapshot: Snapshot,
-    kept: Container[Version],
+    existing: Set[Version],
+    kept: Set[Version],
     tags: Mapping[str, Version],
 ) -> None:
+    if lost := kept - existing:
+        raise UsageError(f"version {min(lost)} was forgotten meanwhile: prune again")
     if any(name not in snapshot.adds for name in request.removed):
         raise UsageError("the pond's files were rewritten meanwhile: prune again")
     for tag, version in {**tags, **tags_of(snapshot)}.items():
-        if version not in kept:
+        # A tag on a version that is not there, from whatever time, pins nothing.
+        if version in existing and version not in kept:
             raise UsageError(f"version {version} was tagged '{tag}' meanwhile: prune again")
+
+
+def _check_added(request: Request) -> None:
     for file in request.added:
         try:
             size = os.stat(file.path).st_size
@@ -226,7 +244,27 @@ def _check(
             raise StoreDamaged(f"{file.path}, just written, is not there whole: prune again")
 
 
-def _entry(request: Request, versions: list[dict[str, Any]], snapshot: Snapshot) -> bytes:
+def check_whole(store: str, snapshot: Snapshot) -> None:
+    """Check that every file the table has is there with its size: what was in its place may go.
+
+    Raises: StoreDamaged.
+    """
+    for name, add in snapshot.adds.items():
+        path = os.path.join(store, name)
+        try:
+            size = os.stat(path).st_size
+        except FileNotFoundError:
+            size = -1
+        if size != add["size"]:
+            raise StoreDamaged(
+                f"data file {path} is gone or not whole; what prunes put out of use stays: "
+                "restore it from a backup"
+            )
+
+
+def _entry(
+    store: str, request: Request, versions: list[dict[str, Any]], snapshot: Snapshot
+) -> bytes:
     now_ms = time.time_ns() // 1_000_000
     removed = [
         {
@@ -239,6 +277,11 @@ def _entry(request: Request, versions: list[dict[str, Any]], snapshot: Snapshot)
             "tags": _TAGS,
         }
         for name in request.removed
+    ]
+    removed += [
+        {**{key: value for key, value in body.items() if value is not None}, "tags": _TAGS}
+        for name, body in snapshot.removes.items()
+        if _is_compacted(name, body) and os.path.lexists(os.path.join(store, name))
     ]
     facts = {"kind": KIND, "id": str(uuid.uuid4()), "versions": versions}
     parameters = {"predicate": json.dumps(f"{request.forgotten} versions pruned")}
@@ -302,5 +345,15 @@ def left_over(snapshot: Snapshot) -> list[str]:
     return [
         name
         for name, body in snapshot.removes.items()
-        if (body.get("tags") or {}).get("pondfs") == KIND and is_ours(name)
+        # Also names that others gave; but no path that could lead out of the store.
+        if _is_pruned(body) and os.path.basename(name) == name
     ]
+
+
+def _is_pruned(body: Action) -> bool:
+    return (body.get("tags") or {}).get("pondfs") == KIND
+
+
+def _is_compacted(name: str, body: Action) -> bool:
+    """Return whether another engine put the rows of our file into one of its own."""
+    return is_ours(name) and not _is_pruned(body) and body.get("dataChange") is False

@@ -61,7 +61,7 @@ _MOST_NOTED_ROWS = 1000  # in one file; reading such a file costs little for wha
 _NO_ATTR = (None,) * 9
 _BATCH_ROWS = 1 << 16
 
-_FORMAT = 1
+_FORMAT = 2
 _MAGIC = b"pondrows"
 _HEADER = struct.Struct("<8sIIQ")  # magic, format, checksum, bytes that follow the 64
 _HEADER_BYTES = 64
@@ -95,7 +95,7 @@ _TROUBLE = (OSError, ValueError, TypeError, OverflowError, pa.ArrowException)
 
 
 class RowCache:
-    """What the cache holds, as one look found it. Opening costs 1 ms, and 10 ms per 100 MB.
+    """What the cache holds, as one look found it. Opening costs 1 ms, and 12 ms per 100 MB.
 
     Attributes:
         places: by name of the data file.
@@ -311,12 +311,14 @@ def _headers(fd: int, end: int) -> Iterator[tuple[int, int, int]]:
 
 
 def _checksum(fd: int, start: int, size: int) -> int:
-    """Return the CRC-32 of the sums of all 4 KiB blocks: 8 ms per 100 MB, CRC-32 itself 37.
+    """Return the CRC-32 of the sums along and across all 4 KiB blocks: MS ms per 100 MB.
 
-    It is about torn writes, lost blocks and flipped bits, not about anybody's intent.
+    CRC-32 itself takes 37. It is about torn writes, lost blocks, flipped bits and words in the
+    wrong place, not about anybody's intent.
     """
     piece = bytearray(min(_PIECE_BYTES, size + -size % _BLOCK_BYTES))
     blocks = np.frombuffer(piece, np.uint64).reshape(-1, _BLOCK_BYTES // 8)
+    across = np.zeros(_BLOCK_BYTES // 8, np.uint64)
     checksum = zlib.crc32(size.to_bytes(8, "little"))
     stop = start + size
     while start < stop:
@@ -326,5 +328,6 @@ def _checksum(fd: int, start: int, size: int) -> int:
         used = -(-got // _BLOCK_BYTES)
         piece[got : used * _BLOCK_BYTES] = bytes(used * _BLOCK_BYTES - got)
         checksum = zlib.crc32(blocks[:used].sum(axis=1), checksum)
+        across += blocks[:used].sum(axis=0)
         start += got
-    return checksum
+    return zlib.crc32(across, checksum)

@@ -9,6 +9,7 @@ import logging
 import stat
 from typing import TYPE_CHECKING
 
+from pondfs.errors import StoreDamaged
 from pondfs.extent import Content, Extent, ExtentMap
 from pondfs.interfaces import Store, Swap, Tree
 from pondfs.node import PAST
@@ -41,6 +42,15 @@ async def swap_files(vfs: "Vfs", request: str) -> int:
         return await offload.run(_remove, vfs.store)
 
 
+async def remove_pruned(vfs: "Vfs") -> int:
+    """Remove what earlier prunes left because somebody read it; costs nothing if there is nothing.
+
+    Returns: how many bytes the disk got back.
+    Raises: CommitFailed while commits fail.
+    """
+    return await vfs.committer.between(_remove, vfs.store)
+
+
 def _swap(store: Store, image: Tree, request: str) -> tuple[Swap, Tree]:
     swap = store.swap_files(request)
     return swap, swap.move_image(image)
@@ -49,7 +59,7 @@ def _swap(store: Store, image: Tree, request: str) -> tuple[Swap, Tree]:
 def _remove(store: Store) -> int:
     try:
         return store.remove_pruned()
-    except OSError as error:
+    except (OSError, StoreDamaged) as error:
         # The prune is done all the same; the next opening removes them.
         log.warning("pruned files stay: %s", error)
         return 0

@@ -131,7 +131,7 @@ def say(
     monkeypatch.delenv("POND", raising=False)
     for verb in VERBS:  # another user may not be able to read where the tests run from
         importlib.import_module(f"pondfs.cli.{verb}")
-    importlib.import_module("pondfs.store.records")
+    importlib.import_module("pondfs.change")
 
     def say(*args: str, uid: int = ALICE, cwd: Path = public.mnt) -> tuple[int, str, str]:
         capsys.readouterr()

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pondfs.change import Change
 from pondfs.errors import NoSuchPath, NoSuchVersion
 from pondfs.extent import Content
 from pondfs.node import ROOT, Version
 from pondfs.oplog import Row
-from pondfs.store.changes import Change, load_changes
+from pondfs.store.changes import load_changes
 from pondfs.store.delta import DeltaStore
 from pondfs.store.fold import load_image
 from pondfs.store.trace import Trace

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from pondfs.change import Event
 from pondfs.errors import NoSuchPath, UsageError
 from pondfs.interfaces import Lives, PastContent
-from pondfs.store.lives import CREATED, REPLACED, WRITTEN, Event, load_history, load_touching
+from pondfs.store.lives import CREATED, REPLACED, WRITTEN, load_history, load_touching
 from tests.unit.store.support import DIRECTORY, SYMLINK, read_bytes
 from tests.unit.store.test_changes import Facts, Life, Tree
 
