@@ -242,15 +242,14 @@ def quote(name: bytes) -> bytes:
     UTF-8 stays readable. A blank is quoted, which git only does where it must: patch(1) ends a name
     there, and where there are no hunks it knows the names from ``diff --git`` alone.
     """
-    text = name.decode("utf-8", "replace")
-    if text.isprintable() and not set(text) & set('� "\\'):
+    text = name.decode("utf-8", "surrogateescape")
+    if text.isprintable() and not set(text) & set(' "\\'):
         return name
     quoted = b""
-    for byte in name:
-        if byte in _QUOTED:
-            quoted += b"\\" + _QUOTED[byte]
-        elif 0x20 <= byte < 0x7F:
-            quoted += b"%c" % byte
-        else:
-            quoted += b"\\%03o" % byte
+    for char in text:
+        if char.isprintable() and char not in '"\\':
+            quoted += char.encode()
+            continue
+        for byte in char.encode("utf-8", "surrogateescape"):
+            quoted += b"\\" + _QUOTED.get(byte, b"%03o" % byte)
     return b'"' + quoted + b'"'

@@ -135,8 +135,24 @@ def require_pond(store: Path) -> None:
     except PermissionError:
         raise NotPermitted(f"{store} is not readable: ask as its owner or as root") from None
     except OSError:
+        if store == default_store(os.environ):
+            _require_directory()
         raise NotAPond(
             f"there is no pond at {store}: 'pond init {store}' makes one, --pond names another"
+        ) from None
+
+
+def _require_directory() -> None:
+    """Refuse to look for a pond by where we stand when that is nowhere.
+
+    Raises: NotAPond.
+    """
+    try:
+        os.getcwd()
+    except OSError:
+        raise NotAPond(
+            "the working directory is gone, so it names no pond: stand in one that is there, or "
+            "name the pond with --pond"
         ) from None
 
 

@@ -28,7 +28,6 @@ from pondfs.errors import (
     UsageError,
 )
 from pondfs.mountinfo import Mount, find_ponds_of
-from pondfs.options import default_store
 from pondfs.store.tree import NodeStat, Piece, Xattrs
 from pondfs.when import NO_TAGS, Moment, begin, parse, resolve
 
@@ -90,11 +89,9 @@ def open_tree(place: Place, at: str | None) -> Tree:
     try:
         require_pond(place.store)
         tree = _open_stored(place, at)
-    except (NotAPond, NotPermitted) as error:
+    except (NotAPond, NotPermitted):
         if why is not None:
             raise why from None
-        if isinstance(error, NotAPond) and place == Place(default_store(os.environ)):
-            _require_directory()
         raise
     if at is None and why is not None:
         # Better an older state than none, but not in silence.
@@ -102,20 +99,6 @@ def open_tree(place: Place, at: str | None) -> Tree:
             f"the mount can't be read ({why.strerror}): this is {tree.label}, the newest", err=True
         )
     return tree
-
-
-def _require_directory() -> None:
-    """Refuse to look for a pond by where we stand when that is nowhere.
-
-    Raises: NotAPond.
-    """
-    try:
-        os.getcwd()
-    except OSError:
-        raise NotAPond(
-            "the working directory is gone, so it names no pond: stand in one that is there, or "
-            "name the pond with --pond"
-        ) from None
 
 
 def _mounts(place: Place) -> list[Mount]:

@@ -136,6 +136,37 @@ def test_cp_replaces_by_force_only(pond: PondMount, kept: Path, tmp_path: Path) 
     assert "is a directory, what is copied there is none" in refused.stderr
 
 
+def test_cp_of_many_kinds_by_force(pond: PondMount, kept: Path, tmp_path: Path) -> None:
+    """By a name of its own first, what is special and what is linked included; none is left."""
+    for _ in range(2):
+        pond.pond("cp", "--at", "2", "d", str(tmp_path), "--force")
+        same_tree(kept / "d", tmp_path / "d")
+        assert tree(tmp_path / "d", inodes=False).keys() == tree(kept / "d").keys()
+
+
+def test_standing_in_the_past(pond: PondMount, kept: Path) -> None:
+    """Without --at the verbs read what is seen there; else its path is the one in the pond."""
+    del kept
+    link = pond.mnt.with_name("link to the mount")
+    link.symlink_to(pond.mnt)
+
+    def say(*args: str, cwd: Path) -> str:
+        return run([command("pond"), *args], cwd=cwd).stdout
+
+    for past in (".pond/at/2/d", ".pond/versions/2/d"):
+        here = pond.mnt / past
+        assert say("cat", "text", cwd=here) == "one\ntwo\n"
+        assert "empty" in say("ls", cwd=here)
+        assert say("cat", "text", "--at", "3", cwd=here) == "one\nthree\n"
+        assert "empty" not in say("ls", "--at", "3", cwd=here)
+        assert say("diff", "2..3", "text", cwd=here) == "M d/text\n"
+        assert "created" in say("history", "text", cwd=here)
+        assert say("log", "text", cwd=here).count("\n") == 3
+        done = say("restore", "--at", "2", "-n", "text", cwd=here)
+        assert done == say("restore", "--at", "2", "-n", f"{link}/d/text", cwd=pond.mnt)
+        assert "d/text" in done
+
+
 def test_every_version_comes_out_as_it_was(life: Life, tmp_path: Path) -> None:
     for version in sorted(life.kept)[::6]:
         life.pond.pond("cp", "--at", f"v{version}", "/", str(tmp_path / f"m{version}"))

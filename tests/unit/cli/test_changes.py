@@ -90,7 +90,11 @@ def test_diff_as_json(say: Say) -> None:
     ("args", "code", "message"),
     [
         (["diff", "..3"], 1, "pond: '..3' is not A or A..B: see pond diff --help\n"),
-        (["diff", "99"], 10, "pond: there is no version 99 (never made, or pruned): see pond log\n"),
+        (
+            ["diff", "99"],
+            10,
+            "pond: there is no version 99 (never made, or pruned): see pond log\n",
+        ),
         (["diff", "2", "none"], 11, "pond: neither version 2 nor version 4 has '/none'\n"),
         (["diff", "2", "../x"], 1, "leads out of the pond"),
         (["history", "none"], 11, "pond: no version has '/none'"),

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from pondfs.cli.reach import Place, connect, locate, require_pond
-from pondfs.errors import DaemonGone, NotAPond
+from pondfs.cli.reach import Place, connect, locate, path_in_pond, require_pond
+from pondfs.errors import DaemonGone, NotAPond, UsageError
 from tests.unit.fake_daemon import StartDaemon
 
 MountTable = Callable[..., Path]
@@ -131,3 +131,76 @@ def test_no_pond_there(tmp_path: Path) -> None:
         require_pond(tmp_path / "none")
     (tmp_path / "_delta_log").mkdir()
     require_pond(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("{mnt}/sub/x", "sub/x"),
+        ("{mnt}", ""),
+        ("{tmp}/link/sub/x", "sub/x"),
+        ("{tmp}/link", ""),
+        ("{tmp}/other/../up/link/sub/../y", "y"),
+        ("{mnt}/inner/x", "inner/x"),
+        ("{mnt}/.pond/at/2/sub/x", "sub/x"),
+        ("{tmp}/link/.pond/versions/2", ""),
+        ("{mnt}/.pond/at", ".pond/at"),
+        ("/sub/x", "sub/x"),
+        ("/.pond/at/2/x", ".pond/at/2/x"),
+        ("{tmp}/round/x", "{tmp}/round/x"),
+        ("sub/x", "sub/x"),
+    ],
+)
+def test_a_path_into_a_mount_is_one_into_its_pond(
+    store: Path, mnt: Path, mount_table: MountTable, text: str, names: str
+) -> None:
+    """Whatever symlinks lead to the mount: once, only its own name was understood."""
+    tmp = mnt.parent
+    mount_table(store, mnt)
+    (tmp / "link").symlink_to("mnt")
+    (tmp / "up").symlink_to(tmp)
+    (tmp / "round").symlink_to("round")
+    # In the mount none is followed.
+    (mnt / "inner").symlink_to("/etc")
+    found = path_in_pond(Place(store), text.format(mnt=mnt, tmp=tmp))
+    assert os.fsdecode(b"/".join(found)) == names.format(tmp=tmp).lstrip("/")
+
+
+def test_nothing_in_a_pond_is_looked_at_for_a_path(
+    store: Path, mnt: Path, mount_table: MountTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its daemon, or that of another pond, may hang."""
+    other = mnt.parent / "other"
+    mount_table(store, mnt)
+    mount_table(mnt.parent / "store2", other)
+    (mnt.parent / "link").symlink_to("mnt")
+    asked = []
+    readlink = os.readlink
+
+    def look(path: str) -> str:
+        asked.append(path)
+        return readlink(path)
+
+    monkeypatch.setattr(os, "readlink", look)
+    for path in (mnt / "sub/x", mnt.parent / "link/sub/x", other / "x/y", mnt / ".." / "other/x"):
+        path_in_pond(Place(store), str(path))
+    assert f"{mnt.parent}/link" in asked
+    assert not [path for path in asked if path.startswith((f"{mnt}", f"{other}"))]
+
+
+@pytest.mark.parametrize("past", [".pond/at/2", ".pond/versions/2", ".pond/tags/good"])
+def test_standing_in_the_past(
+    store: Path, mnt: Path, mount_table: MountTable, monkeypatch: pytest.MonkeyPatch, past: str
+) -> None:
+    """Paths mean the same in the pond; once, they were looked for as ``.pond/at/...`` there."""
+    (mnt / past / "sub").mkdir(parents=True)
+    mount_table(store, mnt)
+    monkeypatch.chdir(mnt / past / "sub")
+    place = locate(None, {})
+    assert path_in_pond(place, "x") == (b"sub", b"x")
+    assert path_in_pond(place, "..") == ()
+    assert path_in_pond(place, "../../../../y") == (b"y",)
+    assert path_in_pond(place, "/y") == (b"y",)
+    assert path_in_pond(place, "x", as_seen=True) == (*past.encode().split(b"/"), b"sub", b"x")
+    with pytest.raises(UsageError, match="leads out of the pond"):
+        path_in_pond(place, "../../../../../y")

@@ -3,13 +3,16 @@
 import io
 import json
 import os
+import resource
+import shutil
 import stat
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pondfs.cli import cat, patch, pond
+from pondfs.cli import cat, cp, patch, pond
 from pondfs.cli.find import match_path
 from pondfs.cli.ls import moment
 from pondfs.cli.run import run
@@ -202,6 +205,92 @@ def test_a_copy_that_fails_leaves_nothing(
     assert [file.read_text() for file in out.iterdir()] == ["before"]
 
 
+def test_cp_into_what_is_swapped_meanwhile(
+    say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy replaced by a symlink before it got its mode, once, gave its mode to root's files."""
+    out = tmp_path / "out"
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "secret").write_text("secret")
+    (victim / "secret").chmod(0o600)
+    os.utime(victim / "secret", ns=(5, 5))
+    put = cp._Copy._put_xattrs
+
+    def swap(self: cp._Copy, path: bytes, copy: bytes) -> None:
+        name = out / os.fsdecode(path.removeprefix(b"d").lstrip(b"/"))
+        name.rename(tmp_path / f"swapped{len(os.listdir(tmp_path))}")
+        name.symlink_to(victim if name == out else victim / "secret")
+        put(self, path, copy)
+
+    monkeypatch.setattr(cp._Copy, "_put_xattrs", swap)
+    assert say("cp", "--at", "2", "d", str(out))[0] == 0
+    assert os.readlink(out) == str(victim)
+    info = (victim / "secret").stat()
+    assert (info.st_mode & 0o7777, info.st_mtime_ns) == (0o600, 5)
+    assert (victim / "secret").read_text() == "secret"
+    assert os.listdir(victim) == ["secret"]
+
+
+def test_cp_into_a_directory_that_is_swapped_meanwhile(
+    say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is copied later stays in the directory that was made."""
+    out, victim = tmp_path / "out", tmp_path / "victim"
+    victim.mkdir()
+    put = cp._Copy._put_xattrs
+
+    def swap(self: cp._Copy, path: bytes, copy: bytes) -> None:
+        if path == b"d/.hidden":
+            out.rename(tmp_path / "moved")
+            out.symlink_to(victim)
+        put(self, path, copy)
+
+    monkeypatch.setattr(cp._Copy, "_put_xattrs", swap)
+    assert say("cp", "--at", "2", "d", str(out))[0] == 0
+    assert os.listdir(victim) == []
+    assert (tmp_path / "moved/a").read_text() == "one\n"
+
+
+def test_cp_does_not_write_through_what_is_there(say: Say, tmp_path: Path) -> None:
+    out, mine = tmp_path / "out", tmp_path / "mine"
+    out.mkdir()
+    mine.write_text("mine")
+    (out / "a").symlink_to(mine)
+    assert say("cp", "--at", "2", "d/a", str(out))[0] == 1
+    assert say("cp", "--at", "2", "d/a", str(out), "--force")[0] == 0
+    assert (mine.read_text(), (out / "a").read_text()) == ("mine", "one\n")
+    assert not (out / "a").is_symlink()
+    (out / "d").symlink_to(tmp_path)
+    assert "is no directory" in say("cp", "--at", "2", "d", str(out), "--force")[2]
+    assert (
+        say("cp", "--at", "2", "d/a", "")[2] == "pond: DEST is empty: name a file or a directory\n"
+    )
+
+
+def test_cp_of_a_deep_tree(tmp_path: Path, mount_table: Callable[..., Path]) -> None:
+    """Deeper than files may be open by default, and than a path may be long."""
+    del mount_table
+    life = Life(tmp_path / "store")
+    path, depth = b"", 1100
+    for _ in range(depth):
+        path = path + b"/deep" if path else b"deep"
+        life.tree.make(path, DIRECTORY)
+    life.commit()
+    life.store.close()
+    out = tmp_path / "out"
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, limits[1]))
+    try:
+        assert run(pond, "pond", ["--pond", str(life.path), "cp", "/", str(out)]) == 0
+        # Python's own ways through a tree are by recursion, pytest's to remove it as well.
+        found = subprocess.run(["find", out, "-printf", "."], check=True, capture_output=True)
+        assert len(found.stdout) == depth + 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        subprocess.run(["rm", "-rf", out], check=True)
+
+
 def test_patch(store: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     assert run(pond, "pond", ["--pond", str(store), "diff", "2..4", "--patch"]) == 0
     said = capfdbinary.readouterr().out
@@ -233,15 +322,68 @@ def test_patch(store: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
         b"Binary files /dev/null and b/e/bin differ",
         b'New directory: "b/e/empty dir"',
         b"Moved char: a/d/null -> b/e/null",
-        b'diff --git "a/e/t\\303\\251 xt" "b/e/t\\303\\251 xt"',
+        b'diff --git "a/e/t\xc3\xa9 xt" "b/e/t\xc3\xa9 xt"',
         b"new file mode 100644",
         b"index 0000000..29e181e",
         b"--- /dev/null",
-        b'+++ "b/e/t\\303\\251 xt"',
+        b'+++ "b/e/t\xc3\xa9 xt"',
         b"@@ -0,0 +1 @@",
         b"+\xff",
         b"",
     ])  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        (b"a/b", b"a/b"),
+        ("é".encode(), "é".encode()),
+        ("é b".encode(), '"é b"'.encode()),
+        (b"a b", b'"a b"'),
+        (b'a"\\\n\x01\xff', b'"a\\"\\\\\\n\\001\\377"'),
+    ],
+)
+def test_quote(name: bytes, shown: bytes) -> None:
+    assert patch.quote(name) == shown
+
+
+def test_patch_with_blanks_in_names(
+    tmp_path: Path, mount_table: Callable[..., Path], capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """patch(1) took such names for none where there were no hunks."""
+    del mount_table
+    life = Life(tmp_path / "store")
+    life.tree.make(b"a b", data=b"one\n")
+    life.tree.make(b"c d")
+    life.tree.make(b"e f", data=b"script\n")
+    life.tree.make(b"g h", data=b"old\n")
+    life.commit()
+    life.tree.rename(b"a b", b"\xc3\xa9 b")
+    life.tree.remove(b"c d")
+    life.tree.chmod(b"e f", 0o755, 1000)
+    life.tree.write(b"g h", b"new\n")
+    life.tree.make(b"i j")
+    life.commit()
+    life.store.close()
+    args = ["--pond", str(life.path)]
+    for version in ("2", "3"):
+        assert run(pond, "pond", [*args, "cp", "--at", version, "/", f"{tmp_path}/{version}"]) == 0
+    capfdbinary.readouterr()
+    assert run(pond, "pond", [*args, "diff", "2..3", "--patch"]) == 0
+    said = capfdbinary.readouterr().out
+    for tool in (["git", "apply"], ["patch", "-p1"]):
+        copy = tmp_path / tool[0]
+        shutil.copytree(tmp_path / "2", copy)
+        # Not as part of the repository the tests may run in.
+        env = {**os.environ, "GIT_CEILING_DIRECTORIES": str(tmp_path)}
+        subprocess.run(tool, cwd=copy, input=said, check=True, env=env)
+        assert facts(copy) == facts(tmp_path / "3")
+
+
+def facts(directory: Path) -> dict[str, tuple[int, str]]:
+    return {
+        file.name: (file.stat().st_mode & 0o777, file.read_text()) for file in directory.iterdir()
+    }
 
 
 def test_patch_names_what_is_too_large(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:

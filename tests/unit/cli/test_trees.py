@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pondfs.cli.mounted import BLOCK_BYTES, MountedTree
-from pondfs.cli.reach import Place
+from pondfs.cli.reach import Place, locate
 from pondfs.cli.trees import (
     follow,
     open_tree,
@@ -152,8 +152,32 @@ def test_versions_by_any_name(store: Path) -> None:
     place = Place(store)
     assert resolve_versions(place, "2", "v3", "latest") == [Version(2), Version(3), Version(4)]
     assert resolve_versions(place, "0s-ago", "2") == [Version(4), Version(2)]
-    for text in ("0", "5", "soon"):
-        with pytest.raises(NoSuchVersion):
+    for text in ("0", "5"):
+        with pytest.raises(NoSuchVersion, match=rf"no version {text} \(never made, or pruned\)"):
             resolve_versions(place, text)
+    with pytest.raises(NoSuchVersion):
+        resolve_versions(place, "soon")
     assert resolve_since(place, "2026-06-20") == 1781913600 * 10**9
     assert resolve_since(place, "3") < resolve_since(place, "latest")
+
+
+def test_standing_nowhere(
+    tmp_path: Path, mount_table: MountTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A directory that was removed names no pond; once, the default one was said to be missing."""
+    del mount_table
+    home = {"HOME": str(tmp_path)}
+    monkeypatch.setattr(os, "environ", home)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    with pytest.raises(NotAPond, match="there is no pond at"):
+        open_tree(locate(None, home), None)
+    (tmp_path / "gone").rmdir()
+    try:
+        with pytest.raises(NotAPond, match=r"working directory is gone.* --pond"):
+            open_tree(locate(None, home), None)
+        with pytest.raises(NotAPond, match="there is no pond at"):
+            open_tree(locate(str(tmp_path / "none"), home), None)
+    finally:
+        os.chdir("/")
