@@ -180,12 +180,17 @@ class _Requests:
         return {"undone": version, **_told(outcome)}
 
     async def prune(self, request: Message) -> Message:
-        """Put the files that ``pond prune`` has prepared in the place of others."""
-        from pondfs.vfs.swap import swap_files
+        """Put the files that ``pond prune`` has prepared in the place of others.
+
+        Without ``request`` only remove what an earlier one had to leave.
+        """
+        from pondfs.vfs.swap import remove_pruned, swap_files
 
         self._vfs.may_change(ROOT)
         if self._caller(request).uid:
             raise NotPermitted("only the pond's owner and root may prune")
+        if request.get("request") is None:
+            return {"removed_bytes": await remove_pruned(self._vfs)}
         return {"removed_bytes": await swap_files(self._vfs, _text(request, "request"))}
 
     async def changes(self, request: Message) -> Message:

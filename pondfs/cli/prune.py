@@ -6,6 +6,7 @@ put the new files in the place of the old ones, which is one entry in its log.
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from pondfs.cli.output import (
 )
 from pondfs.cli.reach import connect, find_place, load_versions, pond_option, require_pond
 from pondfs.control.client import Client
-from pondfs.errors import DaemonGone
+from pondfs.errors import DaemonRefused
 from pondfs.node import Version
 from pondfs.retention import Policy, choose, parse_count, parse_duration
 
@@ -63,7 +64,8 @@ def command(
 
     What stays reads exactly as before. The words are restic's: N is a number or 'unlimited', and
     counts hours, days, … that have a version; D is as 2y5m7d3h. Times are UTC. What each option
-    keeps is kept. The space that comes back is that of the bytes no kept version shows.
+    keeps is kept, and so is what is committed meanwhile. While a count is not used up, the oldest
+    version stays, too. The space that comes back is that of the bytes no kept version shows.
 
     Works while the pond is mounted. Forgotten versions are gone for good.
 
@@ -94,14 +96,11 @@ def command(
             [info.time_ns for info in versions],
             policy,
             _load_pinned(place.store),
+            time.time_ns(),
         )
         report: dict[str, Any] = {
-            "kept": [
-                {"version": info.version, "timestamp": format_utc(info.timestamp), "reasons": why}
-                for info in versions
-                if (why := reasons.get(info.version))
-            ],
-            "forgotten": [info.version for info in versions if info.version not in reasons],
+            "kept": [],
+            "forgotten": [],
             "estimated_bytes": 0,
             "freed_bytes": 0,
             "dry_run": dry_run,
@@ -123,67 +122,106 @@ def _prune(
 ) -> None:
     """Say what goes, do it, say what came of it; *report* takes the figures."""
     dry_run = report["dry_run"]
-    if not quiet and (verbose or dry_run):
-        _print_kept([info for info in versions if info.version in reasons], reasons)
-    if not report["forgotten"]:
-        if not quiet:
-            click.echo(f"nothing to forget: all {_versions(len(versions))} are kept")
-        return
-    # What is read must not be removed meanwhile; ours is the writer's lock, or the readers'.
-    with _reading(path, store), progress("finding out what only forgotten versions use"):
-        plan = _make_plan(path, sorted(reasons))
-    report["estimated_bytes"] = plan.freed_bytes
+    plan = None
+    if len(reasons) < len(versions):
+        # What is read must not be removed meanwhile; ours is the writer's lock, or the readers'.
+        with _reading(path, store), progress("finding out what only forgotten versions use"):
+            plan = _make_plan(path, sorted(reasons), versions[-1].version)
+        # With what was committed since the rules were asked.
+        versions = plan.kept
+        report["forgotten"] = plan.forgotten
+        report["estimated_bytes"] = plan.freed_bytes
+    reasons = {info.version: reasons.get(info.version, ["new"]) for info in versions}
+    report["kept"] = [
+        {
+            "version": info.version,
+            "timestamp": format_utc(info.timestamp),
+            "reasons": reasons[info.version],
+        }
+        for info in versions
+    ]
     if not quiet:
-        before = sum(file.size for file in plan.files)
-        print_fields(
-            [
-                ("kept", _versions(len(reasons))),
-                ("forgotten", _versions(len(report["forgotten"]))),
-                ("frees", f"about {format_size(plan.freed_bytes)} of {format_size(before)}"),
-            ]
-        )
+        if verbose or dry_run:
+            _print_kept(versions, reasons)
+        _print_plan(plan, len(versions))
     if dry_run:
+        if not quiet:
+            click.echo("dry run: nothing was done")
+        return
+    if plan is None:
+        report["freed_bytes"] = _remove_left_over(store, client)
+        if not quiet and report["freed_bytes"]:
+            click.echo(f"freed {format_size(report['freed_bytes'])} that a reader had kept")
         return
     with _reading(path, store), progress("writing what stays"):
         rewritten = _write(plan)
     with progress("putting it in place"):
-        freed = _swap(plan, rewritten, store, client)
-    report["freed_bytes"] = freed
+        removed = _swap(plan, rewritten, store, client)
+    report["freed_bytes"] = max(0, removed - rewritten.added_bytes) if removed else 0
     if quiet:
         return
-    if freed:
-        click.echo(f"freed {format_size(freed)}")
+    if removed:
+        click.echo(f"freed {format_size(report['freed_bytes'])}")
     else:
         click.echo(
-            f"forgotten; {format_size(rewritten.freed_bytes)} come back when nobody reads the pond "
-            "any more (a read-only mount, a command)"
+            f"forgotten; {format_size(max(0, rewritten.freed_bytes))} come back when nobody reads "
+            "the pond any more (a read-only mount, a command)"
         )
 
 
 def _swap(
     plan: "Plan", rewritten: "Rewritten", store: "DeltaStore | None", client: Client | None
 ) -> int:
-    """Put the new files in the place of the old ones; returns the bytes that came back."""
+    """Put the new files in the place of the old ones; returns the bytes the old ones had.
+
+    0 while somebody reads them.
+    """
     from pondfs.store.prune_files import discard
     from pondfs.store.prune_swap import is_done
 
+    # Of a daemon that was asked, its no alone says that it will not put them in place: not that
+    # it hung up, and not that we were interrupted. They are in use then, or strays, which go by
+    # themselves.
+    refusals = BaseException if store is not None else DaemonRefused
     try:
         if store is not None:
             store.swap_files(rewritten.request)
-            removed = store.remove_pruned()
+            store.remove_pruned()
+            removed = store.removed_bytes
         else:
             assert client is not None
             reply = client.call("prune", timeout_s=None, request=rewritten.request)
             removed = int(reply["removed_bytes"])
-    except DaemonGone:
-        raise  # nobody knows what it did: its files are in use, or strays that go by themselves
-    except BaseException:
+    except refusals:
         if not is_done(plan.store, rewritten.files):
             discard(plan.store, rewritten)
         raise
     with contextlib.suppress(OSError):
         os.unlink(os.path.join(plan.store, "_pond", rewritten.request))
-    return max(0, removed - rewritten.added_bytes)
+    return removed
+
+
+def _remove_left_over(store: "DeltaStore | None", client: Client | None) -> int:
+    """Remove what earlier prunes had to leave; returns the bytes that came back."""
+    if store is not None:
+        store.remove_pruned()
+        return store.removed_bytes
+    assert client is not None
+    return int(client.call("prune", timeout_s=None)["removed_bytes"])
+
+
+def _print_plan(plan: "Plan | None", kept: int) -> None:
+    if plan is None:
+        click.echo(f"nothing to forget: all {_versions(kept)} are kept")
+        return
+    before = sum(file.size for file in plan.files)
+    print_fields(
+        [
+            ("kept", _versions(kept)),
+            ("forgotten", _versions(len(plan.forgotten))),
+            ("frees", f"about {format_size(plan.freed_bytes)} of {format_size(before)}"),
+        ]
+    )
 
 
 def _print_kept(kept: "list[VersionInfo]", reasons: dict[Version, list[str]]) -> None:
@@ -242,10 +280,10 @@ def _load_pinned(path: Path) -> dict[Version, list[str]]:
     return pinned
 
 
-def _make_plan(path: Path, keep: list[Version]) -> "Plan":
+def _make_plan(path: Path, keep: list[Version], seen: Version) -> "Plan":
     from pondfs.store.prune import make_plan
 
-    return make_plan(path, keep)
+    return make_plan(path, keep, seen=seen)
 
 
 def _write(plan: "Plan") -> "Rewritten":

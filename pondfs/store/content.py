@@ -3,7 +3,7 @@
 The hot path is `read_nowait` and `read` of a content whose position is known and whose file is
 open: attribute look-ups and one system call. Page checksums are not looked at there: they cover
 whole pages, so checking one would mean reading up to 8 MiB to answer 4 KiB. Other readers of the
-table check them, and so does `pond check`.
+table check them.
 """
 
 import errno

@@ -30,7 +30,7 @@ from pondfs.store.faults import fault
 from pondfs.store.files import data_files
 from pondfs.store.fold import fold_rows
 from pondfs.store.image import TableImage
-from pondfs.store.lock import ReaderLock, WriterLock, no_readers
+from pondfs.store.lock import ReaderLock, WriterLock, acting_as, find_owner, no_readers
 from pondfs.store.log import read_versions
 from pondfs.store.names import TableLives
 from pondfs.store.news import LogFeed
@@ -67,6 +67,7 @@ class DeltaStore:
         notes: what opening found and set aside, one line each: whoever opens tells people.
         strays: names of data files that belonged to no commit when the pond was opened for
             writing: harmless leftovers of a crash, see `remove_strays`.
+        removed_bytes: what `remove_pruned` got back in this session, at opening included.
     """
 
     def __init__(self, path: str, opened: table.Opened, lock: WriterLock | None) -> None:
@@ -74,7 +75,9 @@ class DeltaStore:
         self.path = path
         self.notes = opened.notes
         self.strays: list[str] = []
+        self.removed_bytes = 0
         self._lock = lock
+        self._owner = None if lock is None else find_owner(path)
         self._log_dir = os.path.join(path, LOG_DIR)
         self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._log_fd = os.open(self._log_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -87,6 +90,9 @@ class DeltaStore:
         self._swaps = 0
         # Whether pruned files may still be there.
         self._left_over = False
+        # Files we may still read that the table has no more: what we folded before a compaction
+        # leads there, or they could not be held.
+        self._outdated: set[str] = set()
         self._keeper = RowKeeper(path)
         self._use(opened.snapshot)
 
@@ -146,10 +152,14 @@ class DeltaStore:
             raise NotAPond(f"{store} is no pond: make one with 'pond init {store}'")
         # Everything in `_pond/` can be rebuilt, so it may be missing: a copied table, say.
         pond = os.path.join(store, table.POND_DIR)
-        os.makedirs(pond, 0o700, exist_ok=True)
+        owner = find_owner(store)
+        with acting_as(owner):
+            os.makedirs(pond, 0o700, exist_ok=True)
         lock = WriterLock(pond, mountpoint=mountpoint, socket=socket)
         try:
             opened = table.open_table(store, writable=True)
+            if opened.notes and owner is not None:
+                _give_away(os.path.join(pond, table.SET_ASIDE_DIR), owner)
             commit.sweep_temporaries(os.path.join(store, LOG_DIR))
             with no_readers(pond):
                 pass  # makes the file that readers lock
@@ -209,7 +219,8 @@ class DeltaStore:
             fault("commit:data-file")
             return self._write(cut.version, cut.first_seq, [*cut.rows, commit_row(cut)])
 
-        settled = self._publisher.publish(cut, write)
+        with acting_as(self._owner):
+            settled = self._publisher.publish(cut, write)
         files: list[DataFile] = [*cut.staged, settled.file]
         self._files.extend(files)
         self._staged.difference_update(file.name for file in files)
@@ -220,39 +231,68 @@ class DeltaStore:
     def put_tag(self, name: str, version: Version | None) -> None:
         """Put tag *name* on *version*, or take it off. See `interfaces.Store.put_tag`."""
         self._check_writable()
-        self._publisher.publish_entry(tag_entry(name, version))
+        if version is not None and not self._has_version(version):
+            raise NoSuchVersion(f"there is no version {version}: see pond log")
+        with acting_as(self._owner):
+            self._publisher.publish_entry(tag_entry(name, version))
         self._tags.pop(name, None)
         if version is not None:
             self._tags[name] = version
 
+    def _has_version(self, version: Version) -> bool:
+        if version == self._version:
+            return True
+        # The log from its end: no more versions are newer than there are numbers.
+        newest = read_versions(Path(self.path), max(0, self._version - version) + 1)
+        return any(info.version == version for info in newest)
+
     def swap_files(self, request: str) -> Swap:
         """Do what a prepared prune asks for. See `interfaces.Store.swap_files`."""
         self._check_writable()
-        swap = prune_swap.publish(self.path, self._log_dir, self._publisher, self._tags, request)
+        swap = prune_swap.publish(
+            self.path, self._log_dir, self._publisher, self._tags, request, self._owner
+        )
+        before = {file.name for file in self._files} - swap.removed.keys()
         self._files = swap.move_files(self._files)
+        self._outdated.update(before - {file.name for file in self._files})
         self._swaps += 1
         self._left_over = True
         return swap
 
     def hold(self, content: Content) -> None:
-        """Keep the data file of *content* readable while anybody has it."""
-        content.file.hold()
+        """Keep the data file of *content* readable while anybody has it.
+
+        Raises: OSError; the file is not removed before `close` then.
+        """
+        try:
+            content.file.hold()
+        except OSError:
+            self._outdated.add(content.file.name)
+            raise
 
     def remove_pruned(self) -> int:
-        """Remove what prunes put out of use. See `interfaces.Store.remove_pruned`."""
+        """Remove what prunes put out of use. See `interfaces.Store.remove_pruned`.
+
+        Costs nothing when there is nothing left over, and little while somebody reads.
+        """
         self._check_writable()
-        snapshot = read_snapshot(self._log_dir)
-        found = prune_swap.left_over(snapshot)
-        if not found or not prune_swap.is_append_only(snapshot):
+        if not self._left_over:
             return 0
+        with no_readers(os.path.join(self.path, table.POND_DIR)) as alone:
+            if not alone:
+                return 0
+        snapshot = read_snapshot(self._log_dir)
+        found = [name for name in prune_swap.left_over(snapshot) if name not in self._outdated]
+        if not found or not prune_swap.is_append_only(snapshot):
+            self._left_over = bool(found)
+            return 0
+        prune_swap.check_whole(self.path, snapshot)
         self._reader.forget(set(found))
         # The entry that says they are gone must not be lost after they are.
         os.fsync(self._log_fd)
         freed = 0
         with no_readers(os.path.join(self.path, table.POND_DIR)) as alone:
             if not alone:
-                log.info("somebody reads the pond: %d pruned files are removed later", len(found))
-                self._left_over = True
                 return 0
             for name in found:
                 fault("prune:unlink")
@@ -262,6 +302,7 @@ class DeltaStore:
                 except FileNotFoundError:
                     continue
                 freed += size
+                self.removed_bytes += size
         self._left_over = False
         fault("prune:removed")
         # The entry of a prune is long, and the list of what it removed has no more use.
@@ -272,10 +313,12 @@ class DeltaStore:
         """Do what a crash kept a prune from doing."""
         try:
             if not prune_swap.is_append_only(snapshot):
-                self._publisher.publish_entry(prune_swap.append_only_entry(snapshot.metadata))
+                with acting_as(self._owner):
+                    self._publisher.publish_entry(prune_swap.append_only_entry(snapshot.metadata))
         except OSError as error:
             log.warning("delta.appendOnly of %s is not restored yet: %s", self.path, error)
-        if prune_swap.left_over(snapshot):
+        self._left_over = bool(prune_swap.left_over(snapshot))
+        if self._left_over:
             self._remove_pruned_quietly()
 
     def _remove_pruned_quietly(self) -> None:
@@ -289,7 +332,8 @@ class DeltaStore:
             raise NotPermitted(f"pond {self.path} is open for reading only")
 
     def _write(self, version: Version, first_seq: int, rows: Sequence[Row]) -> Settled:
-        written = write_data_file(self.path, version, first_seq, rows)
+        with acting_as(self._owner):
+            written = write_data_file(self.path, version, first_seq, rows)
         try:
             fault("commit:store-dir-fsync")
             os.fsync(self._fd)
@@ -452,7 +496,8 @@ class DeltaStore:
             if not os.path.lexists(os.path.join(self.path, name)):
                 # Nothing a vacuum could still have to remove.
                 del snapshot.removes[name]
-        done = checkpoint.write_checkpoint(self._log_dir, snapshot)
+        with acting_as(self._owner):
+            done = checkpoint.write_checkpoint(self._log_dir, snapshot)
         self._checkpoint = snapshot.checkpoint
         return done
 
@@ -470,6 +515,8 @@ class DeltaStore:
         """
         if self._fd < 0:
             return
+        self._left_over |= bool(self._outdated)
+        self._outdated.clear()
         if self._left_over:
             self._remove_pruned_quietly()
         self._checkpoint_quietly()
@@ -491,6 +538,12 @@ def _release_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
     except AttributeError:
         pass  # a C library without it (musl)
+
+
+def _give_away(directory: str, owner: tuple[int, int]) -> None:
+    for path, _, names in os.walk(directory):
+        for name in ("", *names):
+            os.chown(os.path.join(path, name), *owner, follow_symlinks=False)
 
 
 def _first_cut() -> Cut:

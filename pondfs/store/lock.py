@@ -22,6 +22,8 @@ READERS_FILE = "readers"
 Owner = tuple[int, int]
 """A user and a group, as numbers."""
 
+ONESELF: Owner = (os.geteuid(), os.getegid())
+
 
 class WriterLock:
     """The held lock. Not inherited by programs we start; a fork shares it until all close."""
@@ -140,7 +142,9 @@ def find_owner(store: str) -> Owner | None:
 def acting_as(owner: Owner | None) -> Iterator[None]:
     """Have new files belong to *owner* from the start: not even a crash leaves them to root.
 
-    By the filesystem user of the calling thread (setfsuid(2)); no other thread notices.
+    By the filesystem user of the calling thread (setfsuid(2)); no other thread notices. Nothing
+    may be imported inside: the owner may not be able to read where Python is. What might goes into
+    an `acting_as` of `ONESELF`.
     """
     if owner is None:
         yield

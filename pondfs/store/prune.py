@@ -130,8 +130,8 @@ def make_plan(
     if not wanted <= judge.seen:
         # Another prune between our two looks at the log, or damage.
         raise UsageError(
-            f"version {min(wanted - judge.seen)} is gone from the pond: prune again; if this stays, "
-            "a data file was lost: restore the store from a backup"
+            f"version {min(wanted - judge.seen)} is gone from the pond: prune again; if this "
+            "stays, a data file was lost: restore the store from a backup"
         )
     judge.judge(progress)
     return judge.plan(path, kept, forgotten)

@@ -30,7 +30,7 @@ from pondfs.store.datafile import (
 from pondfs.store.faults import fault
 from pondfs.store.history import ints, node_ids
 from pondfs.store.image import Ints
-from pondfs.store.lock import acting_as, find_owner
+from pondfs.store.lock import ONESELF, acting_as, find_owner
 from pondfs.store.parquet import Page
 from pondfs.store.prune import ROW_BYTES, Plan, Progress
 from pondfs.store.rows import Encoded, encode
@@ -116,10 +116,6 @@ def write_files(plan: Plan, progress: Progress = lambda what, share: None) -> Re
     before = sum(plan.files[number].size for number in plan.touched)
     after = sum(file["size"] for file in writer.added)
     return Rewritten(request, [file["name"] for file in writer.added], after, before - after)
-
-
-def _for_us_alone(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def discard(store: str, rewritten: Rewritten) -> None:
@@ -235,6 +231,10 @@ class _Writer:
 
     def _encode(self, rows: _Rows, start: int, stop: int) -> Encoded:
         """Return one row group, the contents in memory."""
+        with acting_as(ONESELF if self._owner else None):
+            return self._encode_part(rows, start, stop)
+
+    def _encode_part(self, rows: _Rows, start: int, stop: int) -> Encoded:
         part = slice(start, stop)
         records = self._records(rows.table.slice(start, stop - start))
         versions = ints(rows.table, "version")[part]
@@ -307,7 +307,9 @@ class _Writer:
         old_file, old_row, new_file, new_row, position = (
             np.frombuffer(column, np.int64) for column in self._moves
         )
-        with acting_as(self._owner), open(path, "xb", opener=_for_us_alone) as file:
+        with acting_as(self._owner):
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(fd, "wb") as file:
             np.savez(
                 file,
                 facts=np.frombuffer(json.dumps(facts).encode(), np.uint8),

@@ -46,6 +46,7 @@ from pondfs.store.deltalog import (
 from pondfs.store.faults import fault
 from pondfs.store.files import data_files
 from pondfs.store.image import Ints, TableImage
+from pondfs.store.lock import ONESELF, Owner, acting_as
 from pondfs.store.log import read_versions
 from pondfs.store.prune_files import version_facts
 from pondfs.store.publish import Publisher
@@ -180,9 +181,16 @@ class Swap:
 
 
 def publish(
-    store: str, log_dir: str, publisher: Publisher, tags: Mapping[str, Version], name: str
+    store: str,
+    log_dir: str,
+    publisher: Publisher,
+    tags: Mapping[str, Version],
+    name: str,
+    owner: Owner | None = None,
 ) -> Swap:
     """Do what the request *name* says. Between commits; from whoever holds the writer lock.
+
+    The entries belong to *owner*, if there is one.
 
     Durability: as `Publisher.publish_swap`: nobody may remove the old files before the log's
         directory was synced once more.
@@ -194,6 +202,10 @@ def publish(
     snapshot = Snapshot()
 
     def make() -> bytes:
+        with acting_as(ONESELF if owner else None):
+            return make_entry()
+
+    def make_entry() -> bytes:
         nonlocal snapshot
         snapshot = read_snapshot(log_dir)
         existing = read_versions(store)[::-1]  # type: ignore[arg-type]  # any path will do
@@ -207,10 +219,12 @@ def publish(
         _check_added(request)
         return entry
 
-    publisher.publish_swap(make)
+    with acting_as(owner):
+        publisher.publish_swap(make)
     fault("prune:published")
     try:
-        publisher.publish_entry(append_only_entry(snapshot.metadata))
+        with acting_as(owner):
+            publisher.publish_entry(append_only_entry(snapshot.metadata))
     except OSError as error:
         log.warning("delta.appendOnly of %s is restored at the next opening: %s", store, error)
     fault("prune:append-only")

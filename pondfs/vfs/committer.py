@@ -44,6 +44,9 @@ MEMORY_BYTES = 64 << 20
 """Memory that pending changes may hold. At it writers wait (for the other half to be staged), and
 changes without content, which can't be staged, are committed."""
 
+TIDY_S = 60.0
+"""After a commit, at most this often: files that a prune had to leave to a reader are removed."""
+
 GROWTH_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 """Failures that say the store has no room or can't be written, so that new content is refused."""
 
@@ -108,6 +111,7 @@ class Committer:
         self._asked = False
         self._busy: Ticket | None = None
         self._jobs: deque[Job] = deque()
+        self._tidied = -math.inf
         self._holders = 0
         # Those who want to hold, oldest first; the task lets them, between two commits.
         self._grants: deque[Job] = deque()
@@ -345,6 +349,13 @@ class Committer:
         finally:
             job.done.set()
 
+    def _tidy(self) -> None:
+        """Remove what prunes left, as nobody may read it any more. In a thread."""
+        try:
+            self._store.remove_pruned()
+        except (OSError, PondError) as error:
+            log.warning("pruned files stay: %s", error)
+
     def _make_cut(self, message: str) -> bool:
         summary = Summary(message=message)
         pending = self._pending
@@ -363,6 +374,9 @@ class Committer:
         if settled is not None:
             self._pending.settle(settled)
         self._cut = None
+        if started - self._tidied >= TIDY_S:
+            self._tidied = started
+            self._jobs.append(Job(self._tidy))
         ticket.version = self.published = cut.version
         self.on_commit(cut.version, cut.time_ns)
         self.last = LastCommit(

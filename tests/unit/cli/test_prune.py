@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 
 from pondfs.cli import pond
+from pondfs.cli import prune as command
+from pondfs.cli.reach import Place, load_versions
 from pondfs.cli.run import run
-from pondfs.errors import UsageError
+from pondfs.control.client import Client
+from pondfs.errors import DaemonGone, UsageError
 from pondfs.extent import Content
 from pondfs.node import Version
 from pondfs.store import open_reader
@@ -20,6 +23,7 @@ from tests.unit.store.support import (
     make_cut,
     new_pond,
     open_pond,
+    read_file,
     size_row,
 )
 
@@ -70,7 +74,7 @@ def test_a_dry_run_says_what_would_go(path: Path, capsys: pytest.CaptureFixture[
     ]
     assert lines[4:6] == [["kept", "3", "versions"], ["forgotten", "9", "versions"]]
     assert lines[6][:2] == ["frees", "about"]
-    assert len(lines) == 7
+    assert lines[7:] == ["dry run: nothing was done".split()]
     assert versions(path) == list(range(VERSIONS, 0, -1))
     assert data_file_names(path) == before
 
@@ -100,7 +104,93 @@ def test_a_reader_keeps_the_space(path: Path, capsys: pytest.CaptureFixture[str]
     reader = open_reader(path)
     assert prune(path, "--keep-last", "1") == 0
     assert "come back when nobody reads the pond any more" in capsys.readouterr().out
+    kept = size_on_disk(path)
+    assert prune(path, "--keep-last", "9", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["freed_bytes"] == 0
     reader.close()
+    assert prune(path, "--keep-last", "9", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["forgotten"] == []
+    assert report["freed_bytes"] == kept - size_on_disk(path) > 150_000
+
+
+def test_what_a_reader_kept_of_a_mounted_pond(
+    path: Path,
+    tmp_path: Path,
+    mount_table: MountTable,
+    start_daemon: StartDaemon,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The daemon is asked for it when there is nothing to forget, too."""
+    asked: list[Any] = []
+
+    async def answer(request: dict[str, Any]) -> dict[str, Any]:
+        asked.append(request.get("request"))
+        return {"removed_bytes": 5 << 20}
+
+    mnt = tmp_path / "mnt"
+    mnt.mkdir()
+    hello = {"mountpoint": str(mnt), "store": str(path), "pid": 77}
+    start_daemon(path=mount_table(path, mnt), hello=hello, prune=answer)
+    assert prune(path, "--keep-last", "99", "-n") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "dry run: nothing was done"
+    assert not asked
+    assert prune(path, "--keep-last", "99") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "nothing to forget: all 12 versions are kept",
+        "freed 5.0 MiB that a reader had kept",
+    ]
+    assert asked == [None]
+
+
+def test_commits_while_the_rules_are_asked(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They were forgotten, and reported neither as kept nor as forgotten."""
+
+    def look_early(place: Place, limit: int | None) -> Any:
+        return [info for info in load_versions(place, limit) if info.version <= 10]
+
+    monkeypatch.setattr(command, "load_versions", look_early)
+    assert prune(path, "--keep-last", "1", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [(kept["version"], kept["reasons"]) for kept in report["kept"]] == [
+        (3, ["tag dear"]), (10, ["last"]), (11, ["new"]), (12, ["new"]),
+    ]  # fmt: skip
+    assert report["forgotten"] == [1, 2, *range(4, 10)]
+    assert versions(path) == [12, 11, 10, 3]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), DaemonGone("lost it"), OSError("broken")])
+def test_interrupted_while_the_daemon_is_at_it(
+    path: Path,
+    error: BaseException,
+    tmp_path: Path,
+    mount_table: MountTable,
+    start_daemon: StartDaemon,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ctrl-C removed the new files, the daemon then put them in the place of the old ones."""
+    mnt = tmp_path / "mnt"
+    mnt.mkdir()
+    hello = {"mountpoint": str(mnt), "store": str(path), "pid": 77}
+    start_daemon(path=mount_table(path, mnt), hello=hello)
+    asked: list[str] = []
+
+    def call(self: Client, op: str, **fields: Any) -> Any:
+        asked.append(fields["request"])
+        raise error
+
+    monkeypatch.setattr(Client, "call", call)
+    assert prune(path, "--keep-last", "1") != 0
+    daemon = open_pond(path)
+    daemon.swap_files(asked[0])
+    daemon.remove_pruned()
+    image = daemon.load_image_at(Version(3))
+    assert len(read_file(daemon, image, 10)) == 20_000
+    daemon.close()
+    assert versions(path) == [12, 3]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,12 @@
+import errno
 import gc
 import os
 import random
+import shutil
 import stat
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,18 +18,21 @@ import pytest
 import trio
 from deltalake import DeltaTable
 
-from pondfs.errors import NoSuchVersion, PondError, UsageError
+from pondfs.errors import NoSuchVersion, PondError, StoreDamaged, UsageError
 from pondfs.extent import Content
 from pondfs.node import ROOT, NodeId, Version
-from pondfs.store import open_reader, prune_files
+from pondfs.store import delta, open_reader, prune_files, prune_swap
 from pondfs.store import prune as planning
 from pondfs.store.changes import load_changes
+from pondfs.store.content import DataFile
 from pondfs.store.delta import DeltaStore
+from pondfs.store.deltalog import Snapshot, read_snapshot
 from pondfs.store.lives import load_history, load_touching
 from pondfs.store.log import read_versions
 from pondfs.store.prune import Plan, make_plan
 from pondfs.store.prune_files import write_files
 from pondfs.store.prune_swap import is_done
+from pondfs.store.tags import tag_entry
 from pondfs.vfs.past import VERSIONS, PastNode
 from pondfs.vfs.swap import swap_files
 from tests.unit.store.histories import ME, State, Walk, state, states
@@ -275,6 +283,29 @@ def test_a_read_under_way_keeps_its_file(store: DeltaStore) -> None:
         os.fstat(held)
 
 
+def test_what_could_not_be_held_stays_until_the_end(
+    store: DeltaStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asking again for what is left over must not take it from under an open file."""
+    settled = store.commit(make_cut(2, [file_row(10, b"old", b"f")]))
+    adopt(settled)
+    store.commit(make_cut(3, [size_row(10, 0, 0)]))
+    content = settled.contents[0]
+
+    def too_many(file: DataFile) -> None:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(DataFile, "hold", too_many)
+    with pytest.raises(OSError, match="too many"):
+        store.hold(content)
+    prune(store, [3])
+    assert store.remove_pruned() == 0
+    assert read_bytes(store, content, 0, 3) == b"old"
+    store.close()
+    path = Path(store.path)
+    assert data_file_names(path) == committed(path)
+
+
 # --- what goes and what stays ---
 
 
@@ -441,13 +472,241 @@ def test_a_plan_that_is_out_of_date_is_refused(path: Path, store: DeltaStore) ->
 
 def test_a_prune_that_another_one_overtook(path: Path, store: DeltaStore) -> None:
     rewrite(store, 6)
-    late = write_files(make_plan(path, [Version(5), Version(6)]))
+    late = write_files(make_plan(path, [Version(6)]))
     saved = (path / "_pond" / late.request).read_bytes()
-    prune(store, [6])
+    prune(store, [5, 6])
     (path / "_pond" / late.request).write_bytes(saved)
     with pytest.raises(UsageError, match="rewritten meanwhile: prune again"):
         store.swap_files(late.request)
     store.commit(make_cut(7, [file_row(11, b"on", b"g")]))
+
+
+def test_two_prunes_of_different_files(path: Path, store: DeltaStore) -> None:
+    """The second brought back, into the log alone, what the first had forgotten."""
+    for version in range(2, 10):
+        store.commit(make_cut(version, [file_row(10 + version, b"x", b"%d" % version)]))
+    late = write_files(make_plan(path, [Version(at) for at in (1, 2, 3, 4, 9)]))
+    saved = (path / "_pond" / late.request).read_bytes()
+    prune(store, [Version(at) for at in (3, 4, 5, 6, 7, 8, 9)])
+    (path / "_pond" / late.request).write_bytes(saved)
+    with pytest.raises(UsageError, match="version 1 was forgotten meanwhile: prune again"):
+        store.swap_files(late.request)
+    assert [info.version for info in store.list_versions()] == [9, 8, 7, 6, 5, 4, 3]
+
+
+def test_what_was_committed_since_the_choice_stays(path: Path, store: DeltaStore) -> None:
+    """The command looked at the log, and the plan again: what came in between was forgotten."""
+    rewrite(store, 8)
+    before = {version: state(store, Version(version)) for version in (4, 7, 8)}
+    plan = make_plan(path, [Version(4), Version(6)], seen=Version(6))
+    assert [info.version for info in plan.kept] == [4, 6, 7, 8]
+    assert plan.forgotten == [1, 2, 3, 5]
+    store.swap_files(write_files(plan).request)
+    store.remove_pruned()
+    assert {version: state(store, Version(version)) for version in (4, 7, 8)} == before
+
+
+def test_no_tag_on_a_version_that_is_not_there(path: Path, store: DeltaStore) -> None:
+    """One that a prune forgot in that moment, and no prune worked any more."""
+    rewrite(store, 9)
+    prune(store, [4, 6, 9])
+    for version in (0, 1, 3, 5, 8, 10, 99):
+        with pytest.raises(NoSuchVersion, match=f"no version {version}:"):
+            store.put_tag("lost", Version(version))
+    for version in (4, 6, 9):
+        store.put_tag(f"v{version}", Version(version))
+    store.commit(make_cut(10, [file_row(11, b"on", b"g")]))
+    store.put_tag("v10", Version(10))
+    assert list(store.list_tags()) == ["v10", "v4", "v6", "v9"]
+
+
+def test_a_tag_on_a_version_that_is_not_there_is_in_no_ones_way(
+    path: Path, store: DeltaStore
+) -> None:
+    rewrite(store, 6)
+    prune(store, [4, 5, 6])
+    store._publisher.publish_entry(tag_entry("old", Version(3)))
+    prune(store, [5, 6])
+    assert [info.version for info in store.list_versions()] == [6, 5]
+
+
+@pytest.mark.parametrize("mounted", [False, True])
+def test_after_a_compaction(path: Path, store: DeltaStore, mounted: bool) -> None:
+    """Nothing came back: neither the compacted file, which is not ours, nor what it was made of."""
+    rewrite(store, 9)
+    if not mounted:
+        store.close()
+    old = data_file_names(path)
+    DeltaTable(path).optimize.compact()
+    if not mounted:
+        store = open_pond(path)
+    store.commit(make_cut(10, [file_row(11, b"y", b"g")]))
+    image = store.load_image()
+    before = state(store, Version(10))
+    prune(store, [10])
+    names = data_file_names(path)
+    assert state(store, Version(10)) == before
+    with pytest.raises(NoSuchVersion):
+        store.load_image_at(Version(4))
+    if mounted:
+        # What was folded before the compaction reads the old files.
+        assert names & old
+        assert len(read_file(store, image, 10)) == 10_000
+        assert store.remove_pruned() == 0
+    else:
+        assert names == committed(path)
+        assert not old & names
+    assert rows_of(path)["version"].to_pylist().count(10) > 0
+    store.close()
+    assert data_file_names(path) == committed(path)
+    again = open_pond(path)
+    assert state(again, Version(10)) == before
+    prune(again, [10])
+    again.close()
+    assert pl.read_delta(os.fspath(path)).height == rows_of(path).num_rows
+    assert DeltaTable(path).vacuum(0, enforce_retention_duration=False) == []
+
+
+def test_a_compaction_alone_loses_no_files(path: Path, store: DeltaStore) -> None:
+    rewrite(store, 6)
+    old = data_file_names(path)
+    DeltaTable(path).optimize.compact()
+    store.close()
+    open_pond(path).close()
+    assert old <= data_file_names(path)
+
+
+def test_no_old_file_goes_while_a_new_one_is_missing(path: Path, store: DeltaStore) -> None:
+    """The command was interrupted and took its files back while the daemon linked the entry."""
+    rewrite(store, 6)
+    rewritten = write_files(make_plan(path, [Version(6)]))
+    old = committed(path)
+    store.swap_files(rewritten.request)
+    new = path / rewritten.files[0]
+    data = new.read_bytes()
+    for damage in (b"", data[:-1]):
+        new.write_bytes(damage)
+        with pytest.raises(StoreDamaged, match="is gone or not whole"):
+            store.remove_pruned()
+        assert old <= data_file_names(path)
+    new.write_bytes(data)
+    assert store.remove_pruned() > 0
+    assert data_file_names(path) == committed(path)
+
+
+def test_a_swap_without_its_files_does_not_happen(
+    path: Path, store: DeltaStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rewrite(store, 6)
+    before = states(store)
+    rewritten = write_files(make_plan(path, [Version(6)]))
+    made = prune_swap._entry
+
+    def taken_back(*args: Any) -> bytes:
+        """At the latest moment there is."""
+        entry = made(*args)
+        (path / rewritten.files[0]).unlink()
+        return entry
+
+    monkeypatch.setattr(prune_swap, "_entry", taken_back)
+    with pytest.raises(StoreDamaged, match="not there whole: prune again"):
+        store.swap_files(rewritten.request)
+    assert states(store) == before
+
+
+def test_asking_for_what_is_left_over_costs_nothing_when_there_is_nothing(
+    path: Path, store: DeltaStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon asks again and again: the space came back at unmounting only."""
+    looks: list[str] = []
+
+    def look(log_dir: str) -> Snapshot:
+        looks.append(log_dir)
+        return read_snapshot(log_dir)
+
+    monkeypatch.setattr(delta, "read_snapshot", look)
+    rewrite(store, 6)
+    assert store.remove_pruned() == 0
+    reader = open_reader(path)
+    prune(store, [6])
+    for _ in range(3):
+        assert store.remove_pruned() == 0
+    assert not looks
+    reader.close()
+    freed = store.remove_pruned()
+    assert store.removed_bytes == freed > 0
+    assert looks
+    looks.clear()
+    assert store.remove_pruned() == 0
+    assert not looks
+    assert data_file_names(path) == committed(path)
+
+
+AS_ROOT = """
+import os, sys
+from tests.unit.store.support import extent_row, file_row, make_cut, open_pond
+from pondfs.store.prune import make_plan
+from pondfs.store.prune_files import write_files
+
+path = sys.argv[1]
+root = open_pond(path)
+root.put_tag("name", 6)
+root.load_image()
+rewritten = write_files(make_plan(path, [4, 6]))
+assert os.stat(f"{path}/_pond/{rewritten.request}").st_uid == 4321
+root.swap_files(rewritten.request)
+os.unlink(f"{path}/_pond/{rewritten.request}")
+root.remove_pruned()
+for version in range(7, 40):
+    root.commit(make_cut(version, [file_row(version * 10, b"x", b"%d" % version)]))
+root.checkpoint(now=True)
+root.close()
+open(f"{path}.mine", "w").close()
+assert os.stat(f"{path}.mine").st_uid == 0
+"""
+
+
+@pytest.fixture
+def reachable() -> Iterator[Path]:
+    """Others get at it; pytest's own directories are for root alone."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory) / "pond"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_what_root_makes_is_the_owners(reachable: Path) -> None:
+    """Root tagged and pruned, and the owner could not open the pond any more."""
+    path, store = reachable, new_pond(reachable)
+    rewrite(store, 6)
+    store.close()
+    shutil.rmtree(path / "_pond")
+    for found in [path, *path.rglob("*")]:
+        os.chown(found, 4321, 4322)
+    # In a process of its own: what is imported late may be out of the owner's reach.
+    subprocess.run(
+        [sys.executable, "-c", AS_ROOT, path],
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+    )
+    assert (path / "_pond" / "rows").exists()
+    owners = {str(found.relative_to(path)): (found.stat().st_uid, found.stat().st_gid)
+              for found in path.rglob("*")}  # fmt: skip
+    assert set(owners.values()) == {(4321, 4322)}, owners
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_what_is_set_aside_is_the_owners_too(reachable: Path) -> None:
+    path, store = reachable, new_pond(reachable)
+    rewrite(store, 3)
+    store.close()
+    for found in [path, *path.rglob("*")]:
+        os.chown(found, 4321, 4322)
+    (path / "_delta_log" / f"{3:020d}.json").write_bytes(b"")
+    root = open_pond(path)
+    assert root.notes
+    root.close()
+    assert {found.stat().st_uid for found in path.rglob("*")} == {4321}
 
 
 def test_commits_meanwhile_are_kept_whole(path: Path, store: DeltaStore) -> None:
