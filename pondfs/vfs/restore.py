@@ -114,8 +114,8 @@ class Restorer:
             into: instead put copies there: in this directory, or under this name if nothing has it.
             dry_run: only say what would be done.
         Durability: all of it is one version, on disk on return.
-        Raises: NoSuchVersion; NoSuchPath; NotPermitted; FileError EROFS, EEXIST, ENOTDIR, EBUSY
-            when it keeps changing; CommitFailed; StoreDamaged.
+        Raises: NoSuchVersion; NoSuchPath; NotPermitted; Conflict when something is in the way or
+            keeps changing; UsageError; FileError EROFS, ENOSPC; CommitFailed; StoreDamaged.
         """
 
         async def make(now: Image) -> _Work:
