@@ -10,6 +10,7 @@ import select
 import socket
 import struct
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -28,11 +29,12 @@ DEFAULT_TIMEOUT_S = 10.0
 """How long a daemon may take to connect, greet, or answer something quick."""
 
 
-class _Closing:
+class _Closing(ABC):
     """What `with` closes."""
 
+    @abstractmethod
     def close(self) -> None:
-        raise NotImplementedError
+        """Let go of it."""
 
     def __enter__(self) -> Self:
         return self
