@@ -674,7 +674,6 @@ def reachable() -> Iterator[Path]:
         yield Path(directory) / "pond"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_what_root_makes_is_the_owners(reachable: Path) -> None:
     """Root tagged and pruned, and the owner could not open the pond any more."""
     path, store = reachable, new_pond(reachable)
@@ -695,7 +694,6 @@ def test_what_root_makes_is_the_owners(reachable: Path) -> None:
     assert set(owners.values()) == {(4321, 4322)}, owners
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_what_is_set_aside_is_the_owners_too(reachable: Path) -> None:
     path, store = reachable, new_pond(reachable)
     rewrite(store, 3)
