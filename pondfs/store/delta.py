@@ -28,17 +28,17 @@ from pondfs.store.deltalog import (
 from pondfs.store.equality import same_bytes
 from pondfs.store.faults import fault
 from pondfs.store.files import data_files
-from pondfs.store.fold import fold_rows
 from pondfs.store.image import TableImage
+from pondfs.store.images import Images
 from pondfs.store.lock import ReaderLock, WriterLock, acting_as, find_owner, no_readers
 from pondfs.store.log import read_versions
 from pondfs.store.names import TableLives
 from pondfs.store.news import LogFeed
 from pondfs.store.prune_swap import Swap
 from pondfs.store.publish import Publisher
-from pondfs.store.rowcache import RowCache, RowKeeper
+from pondfs.store.rowcache import RowKeeper
 from pondfs.store.rows import commit_row
-from pondfs.store.scan import in_order, read_rows
+from pondfs.store.scan import read_rows
 from pondfs.store.tags import tag_entry, tags_of
 
 log = logging.getLogger("pondfs.store")
@@ -94,6 +94,9 @@ class DeltaStore:
         # leads there, or they could not be held.
         self._outdated: set[str] = set()
         self._keeper = RowKeeper(path)
+        self._images = Images(
+            path, self._reader, lambda: list(self._files), writable=lock is not None
+        )
         self._use(opened.snapshot)
 
     def _use(self, snapshot: Snapshot) -> None:
@@ -226,6 +229,7 @@ class DeltaStore:
         self._staged.difference_update(file.name for file in files)
         self._version = cut.version
         self._keeper.note(settled, cut.version, cut.first_seq, [*cut.rows, commit_row(cut)])
+        self._images.note(cut.first_seq + len(cut.rows))
         return settled
 
     def put_tag(self, name: str, version: Version | None) -> None:
@@ -361,7 +365,7 @@ class DeltaStore:
         while True:
             swaps = self._swaps
             try:
-                image = self._fold(version)
+                image = self._images.load(version)
             except StoreDamaged:
                 if swaps == self._swaps:
                     raise
@@ -375,18 +379,6 @@ class DeltaStore:
                 f"{self._version}: restore it from a backup"
             )
         return image
-
-    def _fold(self, version: Version | None) -> TableImage:
-        files = in_order(self._files, version)
-        cache = RowCache(self.path)
-        scan = read_rows(files, cache=cache)
-        if self._lock is not None and version is None:
-            cache.renew(files, scan)
-        if version is not None:
-            commits = scan.table["version"].filter(pc.equal(scan.table["op"], "commit"))
-            if not pc.any(pc.equal(commits, version)).as_py():
-                raise NoSuchVersion(f"there is no version {version}: see pond log")
-        return fold_rows(scan, files, self._reader, version)
 
     def find_touched(self, after: Version, up_to: Version) -> set[NodeId]:
         """Return the nodes and directories of rows in a range. See `interfaces.Store`."""
@@ -521,6 +513,7 @@ class DeltaStore:
             self._remove_pruned_quietly()
         self._checkpoint_quietly()
         self._keeper.close()
+        self._images.close()
         self._reader.close()
         os.close(self._fd)
         os.close(self._log_fd)

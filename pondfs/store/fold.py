@@ -9,29 +9,31 @@ Later rows win, in the order of (version, seq):
   at the end everything is clipped to the node's size;
 - nodes without a name and with nlink 0 (open and unlinked when their bytes were staged) are not
   part of the tree.
+
+Rows are laid over an image of what was before them, which at first is empty.
 """
 
 import logging
 import stat
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pondfs.errors import StoreDamaged
 from pondfs.extent import Content
 from pondfs.node import ROOT, Version
 from pondfs.store.content import ContentReader, DataFile
+from pondfs.store.fold_entries import find_gone, last_entries, lay_entries
 from pondfs.store.fold_extents import fold_extents
-from pondfs.store.history import History, last_of, places_of
-from pondfs.store.image import Columns, Ints, TableImage
+from pondfs.store.history import History, Places, last_of, places_of
+from pondfs.store.image import ATTRS, EMPTY, Columns, Ints, TableImage
 from pondfs.store.scan import Scan, read_rows
 
 log = logging.getLogger("pondfs.store")
 
 _TYPE_BITS = 0o170000  # S_IFMT
-_ATTRS = ("mode", "uid", "gid", "nlink", "rdev", "size", "atime_ns", "mtime_ns", "ctime_ns")
 
 
 def load_image(
@@ -49,104 +51,99 @@ def load_image(
 
 
 def fold_rows(
-    scan: Scan, files: list[DataFile], reader: ContentReader, up_to: Version | None = None
+    scan: Scan,
+    files: list[DataFile],
+    reader: ContentReader,
+    up_to: Version | None = None,
+    base: TableImage | None = None,
 ) -> TableImage:
     """Return the image the rows of *scan* make: of a part of the tree when they are a part.
 
+    Args:
+        scan: rows.
+        files: the files they are in.
+        reader: reads symlinks' targets.
+        up_to: leave later versions out.
+        base: the image of the version before the first of *scan*; None: there is none.
     Raises: as `load_image`.
     """
     rows = History(scan, up_to)
-    return TableImage(rows.newest, _fold(rows, files, reader), files)
+    below, under = (EMPTY, []) if base is None else (base.columns, base.places[0])
+    rows.file = rows.file + np.int32(len(under))
+    together = [*under, *files]
+    return TableImage(rows.newest, _fold(rows, below, together, reader), together)
 
 
-def _fold(rows: History, files: list[DataFile], reader: ContentReader) -> Columns:
-    entry_rows = _fold_entries(rows)
-    node_rows = _fold_nodes(rows, entry_rows)
-    ids = rows.node[node_rows]
-    attrs = {name: rows.take(name, node_rows) for name in _ATTRS}
-    root = int(places_of(ids, np.array([ROOT]))[0])
-    if root < 0:
+def _fold(rows: History, base: Columns, files: list[DataFile], reader: ContentReader) -> Columns:
+    last = last_entries(rows)
+    gone = find_gone(rows, base, last)
+    entry_rows = np.sort(last[~rows.removed[last]])
+    node_rows, removed = _fold_nodes(rows, base, entry_rows, gone)
+    if len(base.ids):
+        ids = np.union1d(base.ids[~np.isin(base.ids, removed)], rows.node[node_rows])
+    else:
+        ids = rows.node[node_rows]
+    if places_of(ids, np.array([ROOT]))[0] < 0:
         raise StoreDamaged("the table has no root directory")
     # The dearest step (a search per row), so it is done once.
-    place_of_row = places_of(ids, rows.node)
+    place = Places(places_of(ids, rows.node), places_of(ids, base.ids))
 
-    entry_dirs = places_of(ids, rows.part[entry_rows])
-    entry_nodes = place_of_row[entry_rows]
-    lost = (entry_nodes < 0) & (entry_dirs >= 0)
-    if lost.any():
-        log.warning("%d entries lead to nodes the table does not have; left out", lost.sum())
-    keep = np.flatnonzero((entry_dirs >= 0) & (entry_nodes >= 0))
-    # By directory, and inside by age: a listing keeps its order from one mount to the next.
-    keep = keep[np.lexsort((entry_rows[keep], entry_dirs[keep]))]
-    entry_dirs, entry_nodes, entry_rows = entry_dirs[keep], entry_nodes[keep], entry_rows[keep]
-    names, name_ends = _names(rows, entry_rows)
+    stayed = np.flatnonzero(place.of_base >= 0)
+    attrs: dict[str, Any] = {}
+    for name in ATTRS:
+        column = np.empty(len(ids), np.int64)
+        column[place.of_base[stayed]] = getattr(base, name)[stayed]
+        column[place.of_row[node_rows]] = rows.take(name, node_rows)
+        attrs[name] = column
 
-    # A node is where its entry is; one with several names, where the newest is.
-    parents = np.full(len(ids), -1, np.int64)
-    by_age = np.argsort(entry_rows, kind="stable")
-    parents[entry_nodes[by_age]] = entry_dirs[by_age]
-    nameless = np.flatnonzero(parents < 0)
-    parents[nameless] = places_of(ids, rows.part[node_rows[nameless]])
-    parents[parents < 0] = root
-
-    metadata = rows.arrow("metadata", node_rows)
-    places = np.flatnonzero(metadata.is_valid().to_numpy(zero_copy_only=False))
-    extents = fold_extents(rows, place_of_row, attrs)
+    extents: dict[str, Any] = fold_extents(rows, base, place, attrs)
     allocated = np.zeros(len(ids), np.int64)
     np.add.at(allocated, extents["extent_nodes"], extents["extent_length"])
+    targets = _moved(base.targets, place.of_base)
+    targets.update(_load_targets(rows, place.of_row, attrs["mode"], files, reader))
     return Columns(
         ids=ids,
         **attrs,
         allocated=allocated,
-        parents=parents,
-        entry_dirs=entry_dirs,
-        entry_nodes=entry_nodes,
-        names=names,
-        name_ends=name_ends,
+        **lay_entries(rows, base, ids, place, entry_rows, gone, node_rows),
         **extents,
-        targets=_load_targets(rows, place_of_row, attrs["mode"], files, reader),
-        metadata=dict(
-            zip(places.tolist(), metadata.take(pa.array(places)).to_pylist(), strict=True)
-        ),
+        targets=targets,
+        metadata=_lay_metadata(rows, base, place, node_rows),
     ).narrow()
 
 
-def _fold_entries(rows: History) -> Ints:
-    """Return the rows of the live entries, oldest first."""
-    named = np.flatnonzero(rows.has_name)
-    if not len(named):
-        return named
-    # Equal names get equal numbers. A name that is not UTF-8 is known by its bytes alone.
-    code = rows.arrow("name", named).dictionary_encode().indices.to_numpy()
-    raw = rows.arrow("name_bytes", named)
-    if raw.null_count < len(raw):
-        raw_code = raw.dictionary_encode().indices.fill_null(-1).to_numpy()
-        code = np.where(raw_code >= 0, -1 - raw_code, code)
-    last = named[last_of(rows.part[named], code)]
-    return np.sort(last[~rows.removed[last]])
-
-
-def _fold_nodes(rows: History, entry_rows: Ints) -> Ints:
-    """Return the row that says each live node's attributes, sorted by node id."""
+def _fold_nodes(rows: History, base: Columns, entry_rows: Ints, gone: Ints) -> tuple[Ints, Ints]:
+    """Return the rows that say live nodes' attributes, by node id; and the ids that are no more."""
     about = np.flatnonzero(rows.has_attr | (rows.removed & ~rows.has_name))
     last = about[last_of(rows.node[about])]
-    last = last[~rows.removed[last]]
-    live = rows.take("nlink", last) > 0
-    if not live.all():
-        live |= np.isin(rows.node[last], rows.node[entry_rows])
-    found: Ints = last[live]
+    live = ~rows.removed[last]
+    nameless = live & (rows.take("nlink", last) <= 0)
+    if nameless.any():
+        named = [rows.node[entry_rows]]
+        if len(base.ids):
+            named.append(base.ids[np.delete(base.entry_nodes, gone)])
+        live &= ~nameless | np.isin(rows.node[last], np.concatenate(named))
+    return last[live], rows.node[last[~live]]
+
+
+def _lay_metadata(rows: History, base: Columns, place: Places, node_rows: Ints) -> dict[int, str]:
+    found = _moved(base.metadata, place.of_base)
+    values = rows.arrow("metadata", node_rows)
+    at = place.of_row[node_rows]
+    if found:
+        for known in at[values.is_null().to_numpy(zero_copy_only=False)].tolist():
+            found.pop(known, None)
+    there = np.flatnonzero(values.is_valid().to_numpy(zero_copy_only=False))
+    found.update(zip(at[there].tolist(), values.take(pa.array(there)).to_pylist(), strict=True))
     return found
 
 
-def _names(rows: History, entry_rows: Ints) -> tuple[bytes, Ints]:
-    names = rows.arrow("name", entry_rows).cast(pa.binary())
-    raw = rows.arrow("name_bytes", entry_rows)
-    if raw.null_count < len(raw):
-        names = pc.coalesce(raw, names)
-    ends = np.frombuffer(names.buffers()[1], np.int32)[names.offset : names.offset + len(names) + 1]
-    blob = names.buffers()[2]
-    data = bytes(memoryview(blob)[int(ends[0]) : int(ends[-1])]) if blob is not None else b""
-    return data, ends - ends[0]
+def _moved(by_place: dict[int, Any], place_of_base: Ints) -> dict[int, Any]:
+    """Return what is known by place in the base by place in the result."""
+    if not by_place:
+        return {}
+    now = place_of_base[list(by_place)].tolist()
+    return {at: value for at, value in zip(now, by_place.values(), strict=True) if at >= 0}
 
 
 def _load_targets(

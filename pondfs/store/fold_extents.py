@@ -7,45 +7,82 @@ import numpy as np
 import pyarrow.compute as pc
 
 from pondfs.extent import Content, Extent, ExtentMap
-from pondfs.store.history import History
-from pondfs.store.image import Ints
+from pondfs.store.history import History, Places
+from pondfs.store.image import Columns, Ints
 
 _TYPE_BITS = 0o170000  # S_IFMT
 
 
-def fold_extents(rows: History, place_of_row: Ints, attrs: dict[str, Ints]) -> dict[str, Ints]:
+_COLUMNS = (
+    "extent_nodes", "extent_offset", "extent_length", "extent_skip", "extent_file", "extent_row",
+    "extent_position", "extent_content_length",
+)  # fmt: skip
+
+
+def fold_extents(
+    rows: History, base: Columns, place: Places, attrs: dict[str, Ints]
+) -> dict[str, Ints]:
     """Return the ``extent_*`` columns of an image.
 
-    Shape: *place_of_row* is the place of each row's node among the live nodes, or -1; *attrs* are
-    the live nodes' attributes. The result is sorted by (node, offset), without overlap.
+    Shape: *attrs* are the live nodes' attributes. The result is sorted by (node, offset), without
+    overlap.
     """
     is_file = (attrs["mode"] & _TYPE_BITS) == stat.S_IFREG
-    with_content = np.flatnonzero(rows.has_content & (place_of_row >= 0))
-    with_content = with_content[is_file[place_of_row[with_content]]]
-    node = place_of_row[with_content]
-    offset = rows.take("offset", with_content)
-    whole = rows.take("length", with_content)
-    length = _clip(rows, place_of_row, with_content, offset, whole)
-    length = np.minimum(length, attrs["size"][node] - offset)
+    with_content = np.flatnonzero(rows.has_content & (place.of_row >= 0))
+    with_content = with_content[is_file[place.of_row[with_content]]]
+    length = rows.take("length", with_content)
+    columns = {
+        "extent_nodes": place.of_row[with_content],
+        "extent_offset": rows.take("offset", with_content),
+        "extent_length": length,
+        "extent_skip": np.zeros(len(length), np.int64),
+        "extent_file": rows.file[with_content],
+        "extent_row": rows.row[with_content],
+        "extent_position": rows.position[with_content],
+        "extent_content_length": length,
+    }
+    calm: dict[str, Ints] = {}
+    time = with_content
+    if len(base.extent_nodes):
+        # What rows say nothing of stays as it is; the rest is older than any row.
+        busy = np.zeros(len(attrs["mode"]) + 1, bool)  # the last is that of what is gone: -1
+        busy[place.of_row] = True
+        busy[-1] = False
+        nodes = place.of_base[base.extent_nodes]
+        calm = _take(base, nodes, np.flatnonzero((nodes >= 0) & ~busy[nodes]))
+        older = _take(base, nodes, np.flatnonzero(busy[nodes]))
+        columns = _joined(older, columns)
+        time = np.concatenate([np.full(len(older["extent_nodes"]), -1, np.int64), time])
+    columns["extent_length"] = _clip(rows, place.of_row, time, columns)
+    end = attrs["size"][columns["extent_nodes"]] - columns["extent_offset"]
+    length = columns["extent_length"] = np.minimum(columns["extent_length"], end)
 
     kept = np.flatnonzero(length > 0)
     # Stable: equal offsets stay in the order of time.
-    kept = kept[np.lexsort((offset[kept], node[kept]))]
-    columns = {
-        "extent_nodes": node[kept],
-        "extent_offset": offset[kept],
-        "extent_length": length[kept],
-        "extent_skip": np.zeros(len(kept), np.int64),
-        "extent_file": rows.file[with_content[kept]],
-        "extent_row": rows.row[with_content[kept]],
-        "extent_position": rows.position[with_content[kept]],
-        "extent_content_length": whole[kept],
-    }
-    return _lay_over(columns, with_content[kept])
+    kept = kept[np.lexsort((columns["extent_offset"][kept], columns["extent_nodes"][kept]))]
+    columns = _lay_over({name: column[kept] for name, column in columns.items()}, time[kept])
+    if not calm:
+        return columns
+    columns = _joined(calm, columns)
+    order = np.argsort(columns["extent_nodes"], kind="stable")
+    return {name: column[order] for name, column in columns.items()}
 
 
-def _clip(rows: History, place_of_row: Ints, with_content: Ints, offset: Ints, whole: Ints) -> Ints:
-    """Return the lengths after every later ``valid_below`` of the same node."""
+def _take(base: Columns, nodes: Ints, chosen: Ints) -> dict[str, Ints]:
+    taken = {name: getattr(base, name)[chosen].astype(np.int64) for name in _COLUMNS[1:]}
+    return {"extent_nodes": nodes[chosen], **taken}
+
+
+def _joined(some: dict[str, Ints], others: dict[str, Ints]) -> dict[str, Ints]:
+    return {name: np.concatenate([some[name], others[name]]) for name in _COLUMNS}
+
+
+def _clip(rows: History, place_of_row: Ints, time: Ints, columns: dict[str, Ints]) -> Ints:
+    """Return the lengths after every later ``valid_below`` of the same node.
+
+    Shape: *time* is parallel to *columns*: the row each extent came with, -1 for earlier ones.
+    """
+    offset, whole = columns["extent_offset"], columns["extent_length"]
     valid = pc.is_valid(rows.table["valid_below"]).to_numpy()[rows.order]
     clippers = np.flatnonzero(valid & rows.has_attr & (place_of_row >= 0))
     if not len(clippers):
@@ -56,16 +93,16 @@ def _clip(rows: History, place_of_row: Ints, with_content: Ints, offset: Ints, w
     # each node's ranks get a range of their own, falling towards the later nodes.
     values, rank = np.unique(limit, return_inverse=True)
     none = len(values)
-    node = np.concatenate([place_of_row[with_content], place_of_row[clippers]])
-    row = np.concatenate([with_content, clippers])
-    ranks = np.concatenate([np.full(len(with_content), none), rank])
+    node = np.concatenate([columns["extent_nodes"], place_of_row[clippers]])
+    row = np.concatenate([time, clippers])
+    ranks = np.concatenate([np.full(len(time), none), rank])
     # A row's own content counts after its clip, so in time the clip comes before the content.
-    after = np.concatenate([np.ones(len(with_content), np.int8), np.zeros(len(clippers), np.int8)])
+    after = np.concatenate([np.ones(len(time), np.int8), np.zeros(len(clippers), np.int8)])
     order = np.lexsort((after, row, node))[::-1]
     group = node[order] * (none + 1)
     least = np.empty(len(order), np.int64)
     least[order] = np.minimum.accumulate(ranks[order] + group) - group
-    least = least[: len(with_content)]
+    least = least[: len(time)]
     limits = np.append(values, np.iinfo(np.int64).max)[least]
     clipped: Ints = np.minimum(whole, limits - offset)
     return clipped
@@ -98,6 +135,6 @@ def _lay_over(columns: dict[str, Ints], time: Ints) -> dict[str, Ints]:
     merged: dict[str, Any] = {name: column[source] for name, column in columns.items()}
     merged["extent_offset"][len(calm) :] = piece[:, 1]
     merged["extent_length"][len(calm) :] = piece[:, 2]
-    merged["extent_skip"][len(calm) :] = piece[:, 3]
+    merged["extent_skip"][len(calm) :] += piece[:, 3]
     order = np.lexsort((merged["extent_offset"], merged["extent_nodes"]))
     return {name: column[order] for name, column in merged.items()}

@@ -1,5 +1,7 @@
 """All rows in the order of time, as numpy columns."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -10,6 +12,18 @@ from pondfs.store.image import Ints
 from pondfs.store.scan import Scan
 
 _HEX_DIGITS = 16
+
+
+class Places(NamedTuple):
+    """Where nodes are among those of an image that is being made; -1 where they are not.
+
+    Attributes:
+        of_row: each row's node.
+        of_base: each node of the image that the rows are laid over.
+    """
+
+    of_row: Ints
+    of_base: Ints
 
 
 class History:

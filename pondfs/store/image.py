@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from pondfs.extent import Content, Extent
@@ -18,6 +19,9 @@ from pondfs.oplog import AttrRow
 from pondfs.store.content import DataFile
 
 Ints = NDArray[Any]
+
+ATTRS = ("mode", "uid", "gid", "nlink", "rdev", "size", "atime_ns", "mtime_ns", "ctime_ns")
+"""The columns of a node's attributes, in the order of `oplog.AttrRow`."""
 
 
 def narrow(values: Ints) -> Ints:
@@ -29,6 +33,19 @@ def narrow(values: Ints) -> Ints:
         if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
             return values.astype(kind)
     return values
+
+
+class Blob:
+    """Bytes that are mapped into memory; slices of it are bytes."""
+
+    def __init__(self, data: Any) -> None:
+        self.view = memoryview(data)
+
+    def __getitem__(self, part: slice) -> bytes:
+        return bytes(self.view[part])
+
+    def __len__(self) -> int:
+        return len(self.view)
 
 
 @dataclass(slots=True)
@@ -57,7 +74,7 @@ class Columns:
     parents: Ints
     entry_dirs: Ints
     entry_nodes: Ints
-    names: bytes
+    names: bytes | Blob
     name_ends: Ints
     extent_nodes: Ints
     extent_offset: Ints
@@ -70,6 +87,17 @@ class Columns:
     targets: dict[int, bytes]
     metadata: dict[int, str]
 
+    def entry_span(self, place: int) -> tuple[int, int]:
+        """Return the half-open range of a directory's entries."""
+        return _span(self.entry_dirs, place)
+
+    def name_array(self) -> pa.Array:
+        """Return the entries' names, without a copy of their bytes."""
+        ends = pa.py_buffer(self.name_ends.astype(np.int32))
+        data = self.names if isinstance(self.names, bytes) else self.names.view
+        buffers = [None, ends, pa.py_buffer(data)]
+        return pa.Array.from_buffers(pa.binary(), len(self.entry_dirs), buffers)
+
     def narrow(self) -> "Columns":
         """Return the same with every integer column but the ids in its narrowest type."""
         for field in fields(self):
@@ -77,6 +105,30 @@ class Columns:
             if isinstance(value, np.ndarray) and field.name != "ids":
                 setattr(self, field.name, narrow(value))
         return self
+
+
+def split_names(names: pa.Array) -> dict[str, Any]:
+    """Return the columns that hold *names*."""
+    ends = np.frombuffer(names.buffers()[1], np.int32)[names.offset : names.offset + len(names) + 1]
+    blob = names.buffers()[2]
+    data = bytes(memoryview(blob)[int(ends[0]) : int(ends[-1])]) if blob is not None else b""
+    return {"names": data, "name_ends": ends - ends[0]}
+
+
+_NONE = np.empty(0, np.int64)
+
+EMPTY = Columns(
+    **{
+        field.name: _NONE
+        for field in fields(Columns)
+        if field.name not in ("names", "name_ends", "targets", "metadata")
+    },
+    names=b"",
+    name_ends=np.zeros(1, np.int64),
+    targets={},
+    metadata={},
+)
+"""What there is before the first version."""
 
 
 class TableImage:
@@ -113,6 +165,11 @@ class TableImage:
             extent_position=narrow(position),
         )
         return TableImage(self.version, columns, files)
+
+    @property
+    def columns(self) -> Columns:
+        """The columns: not to be changed."""
+        return self._columns
 
     @property
     def places(self) -> tuple[list[DataFile], Ints, Ints, Ints]:

@@ -7,20 +7,17 @@ Data files never change and have names nobody gives twice, so what is cached can
 never stale. It is believed only as far as its checksums go; what is not here, or not whole, is
 read from the data files. ``_pond/rows`` may be deleted at any time.
 
-The file is a run of records. Each is a header (`_HEADER`, zeros up to 64 bytes) and a stream of
-Arrow IPC, padded to 64 bytes, whose schema names the data files. The writer appends records while
-a pond is mounted and makes one of them when it opens the pond: beside readers at any moment, as
-a header is written after what it is for, and nothing is ever cut off that one may have mapped.
+The file is a run of records (`records`), whose schema names the data files. The writer appends
+records while a pond is mounted and makes one of them when it opens the pond: beside readers at any
+moment, as a header is written after what it is for, and nothing is ever cut off that one may have
+mapped.
 """
 
 import json
 import logging
-import mmap
 import os
-import struct
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -30,8 +27,16 @@ from pondfs.entry import encode_name
 from pondfs.node import Version, format_node_id
 from pondfs.oplog import Row, Settled
 from pondfs.store.content import DataFile
-from pondfs.store.datafile import unlink_quietly
-from pondfs.store.lock import acting_as, find_owner
+from pondfs.store.records import (
+    TROUBLE,
+    BadRecordError,
+    Kind,
+    headers,
+    open_private,
+    read_records,
+    replace,
+    write_record,
+)
 from pondfs.store.scan import FOLD_COLUMNS, Scan
 from pondfs.store.schema import SCHEMA
 from pondfs.store.table import POND_DIR
@@ -45,6 +50,9 @@ then 0.1 us a row, so what is left out is what gains least."""
 WORTH_FILES = 100
 """Data files missing here, or here in vain, that are worth writing the cache anew at opening: 60 ms
 of reading, against 0.1 s for every 100 MB of writing."""
+
+_USUAL_ROW_BYTES = 170
+"""What a row takes here, measured; only to guess before all rows are read."""
 
 _ROWS_LIKE_A_FILE = 5000
 """So many more rows make a data file cost twice as much to read."""
@@ -62,12 +70,7 @@ _MOST_NOTED_ROWS = 1000  # in one file; reading such a file costs little for wha
 _NO_ATTR = (None,) * 9
 _BATCH_ROWS = 1 << 16
 
-_FORMAT = 2
-_MAGIC = b"pondrows"
-_HEADER = struct.Struct("<8sIIQ")  # magic, format, checksum, bytes that follow the 64
-_HEADER_BYTES = 64
-_PIECE_BYTES = 1 << 20
-_BLOCK_BYTES = 4096
+_KIND = Kind(b"pondrows", 2)
 _FILES = b"pond.files"
 
 CACHED_SCHEMA = pa.schema(
@@ -88,13 +91,6 @@ class Place(NamedTuple):
     size_bytes: int
 
 
-class BadRecordError(ValueError):
-    """Something in the cache is not as it was written; the message says what."""
-
-
-_TROUBLE = (OSError, ValueError, TypeError, OverflowError, pa.ArrowException)
-
-
 class RowCache:
     """What the cache holds, as one look found it. Opening costs 1 ms, and 15 ms per 100 MB.
 
@@ -113,18 +109,13 @@ class RowCache:
             self._load()
         except FileNotFoundError:
             pass
-        except _TROUBLE as error:
+        except TROUBLE as error:
             self.is_whole = False
             log.warning("%s is not used from here on: %s", self._path, error)
 
     def _load(self) -> None:
-        with open(self._path, "rb", buffering=0) as raw:
-            whole = pa.py_buffer(mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ))
-            for start, size, checksum in _headers(raw.fileno(), whole.size):
-                # By reading, not through the map: there a bad sector would be the end of us.
-                if _checksum(raw.fileno(), start, size) != checksum:
-                    raise BadRecordError(f"the record at byte {start} is damaged")
-                self._add(pa.ipc.open_stream(whole.slice(start, size)).read_all())
+        for record in read_records(self._path, _KIND):
+            self._add(record)
 
     def _add(self, record: pa.Table) -> None:
         if record.schema != CACHED_SCHEMA:
@@ -143,6 +134,27 @@ class RowCache:
         place = self.places.get(file.name)
         return place if place is not None and place.size_bytes == file.size else None
 
+    def is_worn(self, files: Sequence[DataFile]) -> bool:
+        """Return whether writing it anew for *files*, all that the pond has, may be worth it."""
+        counts = np.array([file.row_count or 0 for file in files], np.int64)
+        return self._is_worn(files, counts, self._fits(counts, _USUAL_ROW_BYTES))
+
+    def _is_worn(
+        self, files: Sequence[DataFile], counts: NDArray[Any], fits: NDArray[np.bool_]
+    ) -> bool:
+        is_here = np.array([self.find(file) is not None for file in files], bool)
+        missing = counts[fits & ~is_here]
+        cost = len(missing) + missing.sum() / _ROWS_LIKE_A_FILE
+        in_vain = len(self.places) - is_here.sum()
+        return not self.is_whole or self.records > MOST_RECORDS or max(cost, in_vain) > WORTH_FILES
+
+    @staticmethod
+    def _fits(counts: NDArray[Any], row_bytes: float) -> NDArray[np.bool_]:
+        by_rows = np.argsort(counts, kind="stable")
+        fits = np.zeros(len(counts), bool)
+        fits[by_rows] = np.cumsum(counts[by_rows]) * row_bytes <= MOST_BYTES
+        return fits
+
     def renew(self, files: Sequence[DataFile], scan: Scan) -> bool:
         """Write the cache anew if that is worth it; only the holder of the writer lock may.
 
@@ -150,22 +162,15 @@ class RowCache:
         be written is read from the data files the next time.
         """
         counts = np.bincount(scan.file, minlength=len(files))
-        by_rows = np.argsort(counts, kind="stable")
-        row_bytes = scan.table.nbytes / max(1, scan.table.num_rows) + 8
-        fits = np.zeros(len(files), bool)
-        fits[by_rows] = np.cumsum(counts[by_rows]) * row_bytes <= MOST_BYTES
-        is_here = np.array([self.find(file) is not None for file in files], bool)
-        missing = counts[fits & ~is_here]
-        cost = len(missing) + missing.sum() / _ROWS_LIKE_A_FILE
-        in_vain = len(self.places) - is_here.sum()
-        if self.is_whole and self.records <= MOST_RECORDS and max(cost, in_vain) <= WORTH_FILES:
+        fits = self._fits(counts, scan.table.nbytes / max(1, scan.table.num_rows) + 8)
+        if not self._is_worn(files, counts, fits):
             return False
         table = scan.table.append_column(CACHED_SCHEMA.field("position"), [scan.position])
         items = zip(files, counts.tolist(), fits.tolist(), strict=True)
         listed = [(file.name, file.size, rows) for file, rows, fit in items if fit]
         try:
             _replace(self._path, _batches(table, fits[scan.file]), listed)
-        except _TROUBLE as error:
+        except TROUBLE as error:
             log.warning("%s could not be written: %s", self._path, error)
             return False
         return True
@@ -224,7 +229,7 @@ class RowKeeper:
             arrays = [pa.array(*pair) for pair in zip(columns, kinds, strict=True)]
             table = pa.Table.from_arrays(arrays, schema=CACHED_SCHEMA)
             _append(self._path, [table], files)
-        except _TROUBLE as error:
+        except TROUBLE as error:
             log.warning("%s could not be written: %s", self._path, error)
 
 
@@ -245,91 +250,23 @@ def _batches(table: pa.Table, chosen: NDArray[np.bool_]) -> Iterator[pa.Table]:
 
 
 def _replace(path: str, tables: Iterable[pa.Table], files: Sequence[Item]) -> None:
-    temporary = f"{path}.tmp"
-    try:
-        with open(temporary, "w+b", opener=_open_private) as file:
-            _write_record(file, 0, tables, files)
-        os.rename(temporary, path)
-    except BaseException:
-        unlink_quietly(temporary)
-        raise
+    replace(path, lambda file: write_record(file, 0, _KIND, _schema(files), tables))
 
 
 def _append(path: str, tables: Iterable[pa.Table], files: Sequence[Item]) -> None:
-    fd = _open_private(path, os.O_RDWR)
+    fd = open_private(path, os.O_RDWR)
     end = os.fstat(fd).st_size
     try:
         with open(fd, "r+b") as file:
-            for _ in _headers(fd, end):
+            for _ in headers(fd, end, _KIND):
                 pass  # raises when what is there is not whole: nothing behind it would be found
             if end < 2 * MOST_BYTES:
-                _write_record(file, end, tables, files)
+                write_record(file, end, _KIND, _schema(files), tables)
     except BaseException:
         # Closed first, as that tries to write again. Nobody uses a record without its header.
         os.truncate(path, end)
         raise
 
 
-def _open_private(path: str, flags: int) -> int:
-    with acting_as(find_owner(os.path.dirname(os.path.dirname(path)))):
-        return os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, 0o600)
-
-
-def _write_record(
-    file: BinaryIO, start: int, tables: Iterable[pa.Table], files: Sequence[Item]
-) -> None:
-    schema = CACHED_SCHEMA.with_metadata({_FILES: json.dumps(files, separators=(",", ":"))})
-    file.seek(start + _HEADER_BYTES)
-    with pa.ipc.new_stream(file, schema) as stream:
-        for table in tables:
-            stream.write_table(table)
-    file.write(bytes(-file.tell() % _HEADER_BYTES))
-    file.flush()
-    size = file.tell() - start - _HEADER_BYTES
-    checksum = _checksum(file.fileno(), start + _HEADER_BYTES, size)
-    os.pwrite(file.fileno(), _HEADER.pack(_MAGIC, _FORMAT, checksum, size), start)
-
-
-# --- what is whole ---
-
-
-def _headers(fd: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Yield each record's first byte, its size and its checksum.
-
-    Raises: BadRecordError where they do not lead to the file's end.
-    """
-    at = 0
-    while at < end:
-        header = os.pread(fd, _HEADER.size, at)
-        if len(header) < _HEADER.size:
-            raise BadRecordError("it ends in the middle of a record")
-        magic, number, checksum, size = _HEADER.unpack(header)
-        if magic != _MAGIC or number != _FORMAT:
-            raise BadRecordError(f"at byte {at} there is no record of this version of pondfs")
-        at += _HEADER_BYTES + size
-        if at > end or size % _HEADER_BYTES:
-            raise BadRecordError("it ends in the middle of a record")
-        yield at - size, size, checksum
-
-
-def _checksum(fd: int, start: int, size: int) -> int:
-    """Return the CRC-32 of the sums along and across all 4 KiB blocks: 15 ms per 100 MB.
-
-    CRC-32 itself takes 37. It is about torn writes, lost blocks, flipped bits and words in the
-    wrong place, not about anybody's intent.
-    """
-    piece = bytearray(min(_PIECE_BYTES, size + -size % _BLOCK_BYTES))
-    blocks = np.frombuffer(piece, np.uint64).reshape(-1, _BLOCK_BYTES // 8)
-    across = np.zeros(_BLOCK_BYTES // 8, np.uint64)
-    checksum = zlib.crc32(size.to_bytes(8, "little"))
-    stop = start + size
-    while start < stop:
-        got = os.preadv(fd, (memoryview(piece)[: stop - start],), start)
-        if not got:
-            raise BadRecordError("it ends in the middle of a record")
-        used = -(-got // _BLOCK_BYTES)
-        piece[got : used * _BLOCK_BYTES] = bytes(used * _BLOCK_BYTES - got)
-        checksum = zlib.crc32(blocks[:used].sum(axis=1), checksum)
-        across += blocks[:used].sum(axis=0)
-        start += got
-    return zlib.crc32(across.data, checksum)
+def _schema(files: Sequence[Item]) -> pa.Schema:
+    return CACHED_SCHEMA.with_metadata({_FILES: json.dumps(files, separators=(",", ":"))})

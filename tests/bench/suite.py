@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from tests.bench import past, trees, workloads
+from tests.bench import past, query, trees, workloads
 from tests.bench.targets import Target
 from tests.bench.workloads import Figures, Place, Workload
 
@@ -42,6 +42,8 @@ WORKLOADS: dict[str, Workload] = {
     "git_clone": Workload(trees.git_clone, ("git_clone", "rm_rf")),
     "rss": Workload(trees.rss, ("rss", "rss_growth"), rounds=1),
     "past": Workload(past.past, past.PAST_ROWS, rounds=1),
+    "query": Workload(query.query, query.QUERY_ROWS, rounds=1),
+    "read": Workload(query.read, query.READ_ROWS, rounds=1),
     "pond_cost": Workload(past.pond_cost, past.COST_ROWS, rounds=1),
 }
 

@@ -12,7 +12,7 @@ from deltalake import DeltaTable
 from pondfs.extent import Content
 from pondfs.node import ROOT, Version
 from pondfs.oplog import Row
-from pondfs.store import rowcache
+from pondfs.store import records, rowcache
 from pondfs.store.content import DataFile
 from pondfs.store.delta import DeltaStore
 from pondfs.store.files import data_files
@@ -307,6 +307,7 @@ def test_without_permission_everything_is_read_from_the_data_files(
     def refuse(*args: object, **kwargs: object) -> None:
         raise PermissionError(13, "Permission denied")
 
+    monkeypatch.setattr(records, "open", refuse, raising=False)
     monkeypatch.setattr(rowcache, "open", refuse, raising=False)
     reader = DeltaStore.open_reader(pond)
     assert len(names(reader)) == 3
@@ -469,7 +470,7 @@ def test_its_size_is_bounded_and_files_with_few_rows_come_first(
 
 def test_rows_in_several_batches_read_the_same(pond: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rowcache, "_BATCH_ROWS", 4)
-    monkeypatch.setattr(rowcache, "_PIECE_BYTES", 4096)
+    monkeypatch.setattr(records, "_PIECE_BYTES", 4096)
     cache_path(pond).unlink()
     store = open_pond(pond)
     store.load_image()

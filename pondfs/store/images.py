@@ -1,0 +1,124 @@
+"""Images of a pond that is open: folded from the rows, or taken from the saved one and brought up
+to date. Whoever has the writer lock saves the newest now and then, in a thread of its own.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+
+import pyarrow.compute as pc
+
+from pondfs.errors import NoSuchVersion, StoreDamaged
+from pondfs.node import Version
+from pondfs.store import imagefile
+from pondfs.store.content import ContentReader, DataFile
+from pondfs.store.fold import fold_rows
+from pondfs.store.image import TableImage
+from pondfs.store.rowcache import RowCache
+from pondfs.store.scan import in_order, read_rows
+
+log = logging.getLogger("pondfs.store")
+
+WORTH_ROWS, WORTH_FILES = 20_000, 200
+"""Rows, or data files, after the saved image that make it worth saving at opening or closing: what
+folding them costs (50 ms) each opening would pay again; saving a million nodes takes 0.1 s."""
+
+MANY_ROWS = 200_000
+"""Rows after the saved image at which the next is saved while the pond is mounted: so that a crash
+costs the next opening half a second."""
+
+
+class Images:
+    """Makes images of one pond.
+
+    Args:
+        store: its path.
+        reader: reads what it takes.
+        files: returns the data files the table has now.
+        writable: whether we hold the writer lock.
+    """
+
+    def __init__(
+        self,
+        store: str,
+        reader: ContentReader,
+        files: Callable[[], list[DataFile]],
+        *,
+        writable: bool,
+    ) -> None:
+        self._store = store
+        self._reader = reader
+        self._files = files
+        self._writable = writable
+        # What came since the saved image.
+        self._rows = self._new_files = 0
+        self._saving: threading.Thread | None = None
+
+    def load(self, version: Version | None) -> TableImage:
+        """Return the image of *version*; None: of the newest.
+
+        Raises: NoSuchVersion; StoreDamaged when a file is gone or rows make no tree.
+        """
+        image = self._fold(version)
+        if self._writable and version is None and self._is_due(WORTH_ROWS):
+            self._save_soon(image)
+        return image
+
+    def note(self, rows: int) -> None:
+        """Count a commit of that many rows; now and then, begin to save a new image."""
+        self._rows += rows
+        self._new_files += 1
+        if self._rows >= MANY_ROWS:
+            self._save_soon(None)
+
+    def close(self) -> None:
+        """Save the newest image if that is worth it."""
+        if self._saving is not None:
+            self._saving.join()
+        if self._writable and self._is_due(WORTH_ROWS):
+            self._save(None)
+
+    def _is_due(self, rows: int) -> bool:
+        return self._rows >= rows or self._new_files >= WORTH_FILES
+
+    def _fold(self, version: Version | None) -> TableImage:
+        files = in_order(self._files(), version)
+        saved = imagefile.load(self._store, files, version)
+        base, later = saved or (None, files)
+        if version is None:
+            self._rows, self._new_files = 0, len(later)
+        if base is not None and not later and version in (None, base.version):
+            return base
+        cache = RowCache(self._store)
+        scan = read_rows(later, cache=cache)
+        if version is not None:
+            commits = scan.table["version"].filter(pc.equal(scan.table["op"], "commit"))
+            if not pc.any(pc.equal(commits, version)).as_py():
+                raise NoSuchVersion(f"there is no version {version}: see pond log")
+        else:
+            self._rows = scan.table.num_rows
+            if self._writable and base is None:
+                cache.renew(files, scan)
+        return fold_rows(scan, later, self._reader, version, base)
+
+    def _save_soon(self, image: TableImage | None) -> None:
+        if self._saving is None or not self._saving.is_alive():
+            self._rows = self._new_files = 0
+            self._saving = threading.Thread(target=self._save, args=(image,), name="image")
+            self._saving.start()
+
+    def _save(self, image: TableImage | None) -> None:
+        """Save *image*, else the newest, and see to the cache of rows.
+
+        Never fails: these are shortcuts for the next opening.
+        """
+        try:
+            imagefile.save(self._store, self._fold(None) if image is None else image)
+            files, cache = in_order(self._files(), None), RowCache(self._store)
+            if cache.is_worn(files):
+                cache.renew(files, read_rows(files, cache=cache))
+        except (StoreDamaged, OSError) as error:
+            # Files were exchanged meanwhile, say: the next image will know the new ones.
+            log.info("no new image of %s was saved: %s", self._store, error)
+        else:
+            self._rows = self._new_files = 0
