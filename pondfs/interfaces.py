@@ -1,7 +1,7 @@
 """What the layers need of each other, so that none imports upward."""
 
 import os
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -45,6 +45,9 @@ class Tree(Protocol):
     def load_extents(self, node_id: NodeId) -> list[Extent]:
         """Return the file's extents, sorted, not overlapping, within its size."""
 
+    def find_parents(self, node_id: NodeId) -> list[NodeId]:
+        """Return every directory with an entry for the node. Looks at all entries."""
+
 
 class Image(Tree, Protocol):
     """The folded state of the tree at one version. Immutable; safe from any thread."""
@@ -57,9 +60,6 @@ class Image(Tree, Protocol):
 
     def entries_at(self, place: int) -> dict[bytes, int]:
         """Return the entries of the directory with that number, each with its node's number."""
-
-    def find_parents(self, node_id: NodeId) -> list[NodeId]:
-        """Return every directory with an entry for the node. Looks at all entries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +128,7 @@ class Feed(Protocol):
 
 
 class Swap(Protocol):
-    """Where everything is after a prune put data files in the place of others. Immutable."""
-
-    @property
-    def kept(self) -> Container[Version]:
-        """The versions that are left."""
+    """Where everything is after data files were put in the place of others. Immutable."""
 
     def find(self, content: Content) -> Content | None:
         """Return *content* in its new place: itself if it did not move, None if it is no more."""
@@ -275,29 +271,49 @@ class Store(Protocol):
         """
 
     def swap_files(self, request: str) -> Swap:
-        """Put the files of a prepared prune in the place of others. Comes between commits.
+        """Put the files of a prepared prune, or compaction, in the place of others.
+
+        Comes between commits.
 
         Whoever holds contents in the old files turns to the new ones, or holds the old ones
         (`hold`); then `remove_pruned`.
 
         Durability: whole or not at all. On return the old files are still there.
-        Raises: UsageError when the pond is not what the prune was prepared for; ForeignCommit;
+        Raises: UsageError when the pond is not what that was prepared for; ForeignCommit;
             OSError as the disk says.
         """
 
     def hold(self, content: Content) -> None:
         """Keep the data file of a stored *content* readable for as long as anybody has it."""
 
-    def remove_pruned(self) -> int:
-        """Remove the old files of prunes, unless another process reads.
+    def remove_pruned(self, *, now: bool = False) -> int:
+        """Remove the old files of prunes and compactions, unless another process reads.
+
+        Those of compactions stay a while, for queries of other programs that began before: unless
+        *now*.
 
         Returns: how many bytes the disk got back.
-        Durability: the prunes' log entries are durable before.
+        Durability: the log entries that took them out are durable before.
         Raises: OSError; what is left is removed at the next opening.
         """
 
     def discard(self, file: Any) -> None:
         """Remove a staged data file that no commit will refer to; if that fails it is a stray."""
+
+    def check_loose(self, files: Sequence[str]) -> None:
+        """Refuse names of anything but data files of ours that no version refers to.
+
+        Raises: UsageError.
+        """
+
+    def load_loose(self, files: Sequence[str]) -> list[Row]:
+        """Return the rows in data files that passed `check_loose`; see `NewVersion.rows`.
+
+        Raises: OSError, StoreDamaged.
+        """
+
+    def remove_loose(self, files: Sequence[str]) -> None:
+        """Remove data files that passed `check_loose`; what can't be removed is a stray."""
 
     def read(self, content: Content, skip: int, target: memoryview) -> None:
         """Fill *target* with bytes of a stored *content* from *skip*.

@@ -22,7 +22,9 @@ class Row(NamedTuple):
     """One change. Its place in the cut is its order; (version, seq) is a total order.
 
     Attributes:
-        op: ``create`` ``update`` ``link`` ``unlink`` ``rename`` ``extent`` ``commit``.
+        op: ``create`` ``update`` ``link`` ``unlink`` ``rename`` ``extent`` ``commit``; ``touch``
+            where nothing was done to the node itself: names in a directory changed, a file was
+            read.
         time_ns: when it happened, nanoseconds since 1970 UTC.
         part: a directory's own id for its own row; else the id of the directory it is in.
         node: the node the row is about.
@@ -48,6 +50,14 @@ class Row(NamedTuple):
     metadata: str | None = None
     offset: int | None = None
     content: Content | None = None
+
+    @property
+    def is_operation(self) -> bool:
+        """Whether it counts in `Summary.operations`: each of them has exactly one such row.
+
+        Others go with one: more content, a new directory's own row, times that followed.
+        """
+        return self.name is not None or self.op == "update"
 
 
 @functools.cache
@@ -91,16 +101,20 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What the coming version would say if it were cut now; its bytes are not in it.
+    """What the coming version would say if it were cut now; its commit row aside.
 
     Attributes:
         version: its number.
-        rows: its rows, without content.
+        first_seq: the first row's number.
+        rows: its rows that are in no data file yet, in order.
+        staged: data files that hold earlier rows of it.
         rewritten: nodes whose bytes it would change.
     """
 
     version: Version
+    first_seq: int
     rows: list[Row]
+    staged: list[Any]
     rewritten: frozenset[int]
 
 

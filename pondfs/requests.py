@@ -7,14 +7,18 @@ asks through ``.pond/control``, and gets as far as the permissions in the tree l
 import os
 import pathlib
 from collections.abc import Awaitable, Callable
+from itertools import islice
 from typing import TYPE_CHECKING, Any
+
+import trio
 
 from pondfs.change import change_record, event_record
 from pondfs.control.protocol import Message
-from pondfs.control.server import Handler, answer
+from pondfs.control.server import Handler, Stream, answer
 from pondfs.entry import NAME_MAX
 from pondfs.errors import NoSuchPath, NoSuchVersion, NotPermitted, PondError, UsageError
 from pondfs.node import ROOT, Version
+from pondfs.oplog import Preview
 from pondfs.options import MountOptions
 from pondfs.status import status
 from pondfs.when import check_tag_name
@@ -29,6 +33,9 @@ Path = tuple[bytes, ...]
 LIGHT_NODES, LIGHT_VERSIONS = 200_000, 5_000
 """Up to this a comparison takes less than a tenth of a second, in a thread: a command that asks
 gets its answer sooner than it could load what it takes to find it itself."""
+
+MOST_OPERATIONS = 10_000
+"""Pending operations told at most: making their paths holds up the mount for 10 us each."""
 
 FilePath = pathlib.Path
 
@@ -46,6 +53,9 @@ def handlers(vfs: "Vfs", options: MountOptions) -> dict[str, Handler]:
         "restore": asked.restore,
         "undo": asked.undo,
         "prune": asked.prune,
+        "apply": asked.apply,
+        "pending": asked.pending,
+        "operations": asked.operations,
         "changes": asked.changes,
         "history": asked.history,
         "touching": asked.touching,
@@ -56,6 +66,8 @@ class _Requests:
     def __init__(self, vfs: "Vfs", options: MountOptions) -> None:
         self._vfs = vfs
         self._options = options
+        # What a preview keeps in memory is held once, however many ask.
+        self._preview = trio.Semaphore(1)
 
     async def status(self, request: Message) -> Message:
         return status(self._vfs, self._options)
@@ -180,7 +192,7 @@ class _Requests:
         return {"undone": version, **_told(outcome)}
 
     async def prune(self, request: Message) -> Message:
-        """Put the files that ``pond prune`` has prepared in the place of others.
+        """Put the files that ``pond prune`` or ``compact`` has prepared in the place of others.
 
         Without ``request`` only remove what an earlier one had to leave.
         """
@@ -192,6 +204,19 @@ class _Requests:
         if request.get("request") is None:
             return {"removed_bytes": await remove_pruned(self._vfs)}
         return {"removed_bytes": await swap_files(self._vfs, _text(request, "request"))}
+
+    async def apply(self, request: Message) -> Message:
+        """Do a transaction that began at version ``base`` and is in data files ``files``."""
+        from pondfs.vfs.apply import apply
+
+        self._vfs.may_change(ROOT)
+        if self._caller(request).uid:
+            raise NotPermitted("only the pond's owner and root may apply a transaction")
+        base, files = Version(_number(request, "base")), request.get("files")
+        if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
+            raise UsageError("the request has no 'files'")
+        outcome = await apply(self._vfs, base, files, str(request.get("message") or ""))
+        return {"version": outcome.version}
 
     async def changes(self, request: Message) -> Message:
         """Compare versions ``old`` and ``new`` below ``path``: what the caller may see of it.
@@ -212,7 +237,7 @@ class _Requests:
             new = Version(_number(request, "new"))
         else:
             async with committer.hold():
-                preview = self._vfs.preview()
+                preview = self._vfs.preview(contents=False)
                 new = committer.published if preview is None else preview.version
         path = _path(request.get("path") or "")
         found = await offload.run(load_changes, self._options.store, old, new, path, preview)
@@ -228,6 +253,69 @@ class _Requests:
                 and (change.after is None or after.may_see(_names(change.path)))
             ]
         return {"new": new, "changes": [change_record(change) for change in found]}
+
+    async def pending(self, request: Message) -> Stream:
+        """Tell the rows a commit would write now, its ``commit`` row aside, as an Arrow stream.
+
+        Rows that are on disk already are in the data files ``staged``.
+        """
+        from pondfs.store.preview import to_stream
+
+        if self._caller(request).uid:
+            raise NotPermitted("only the pond's owner and root may read its rows")
+        committer = self._vfs.committer
+        await self._preview.acquire()
+        try:
+            async with committer.hold():
+                preview = self._vfs.preview(contents=True)
+                if preview is None:
+                    preview = Preview(Version(committer.version + 1), 0, [], [], frozenset())
+        except BaseException:
+            self._preview.release()
+            raise
+        fields = {
+            "version": preview.version,
+            "rows": len(preview.rows),
+            "staged": [file.name for file in preview.staged],
+        }
+        return Stream(fields, to_stream(preview), self._preview.release)
+
+    async def operations(self, request: Message) -> Message:
+        """List what is pending at or below ``path``, by path: what the caller may see of it."""
+        from pondfs.vfs.operations import list_operations
+
+        top = b"/".join(_path(request.get("path") or ""))
+        caller = self._caller(request)
+        found = [
+            operation
+            for operation in islice(list_operations(self._vfs), MOST_OPERATIONS)
+            if _is_below(operation.path, top)
+            or (operation.source is not None and _is_below(operation.source, top))
+        ]
+        if caller.uid:
+            # As the newest version lets that user see it; what is in a new directory is not told.
+            image = await self._vfs.past.image(self._vfs.committer.published)
+            rights = self._rights(caller, image)
+            found = [
+                operation
+                for operation in found
+                if rights.may_see(_names(operation.path))
+                and (operation.source is None or rights.may_see(_names(operation.source)))
+            ]
+        return {
+            "operations": [
+                {
+                    "op": operation.op,
+                    "path": os.fsdecode(operation.path),
+                    "from": None if operation.source is None else os.fsdecode(operation.source),
+                    "type": operation.file_type,
+                    "size": operation.size,
+                    "bytes": operation.bytes,
+                    "time_ns": operation.time_ns,
+                }
+                for operation in found
+            ]
+        }
 
     async def _is_light(self) -> bool:
         """Return whether looking at all rows takes a moment only, in which others hardly wait."""
@@ -291,7 +379,11 @@ def answer_anybody(
     vfs: "Vfs", options: MountOptions
 ) -> Callable[[bytes, Message], Awaitable[bytes]]:
     """Return what answers the lines that are written to ``.pond/control``."""
-    known = handlers(vfs, options)
+
+    async def refuse(request: Message) -> Message:
+        raise NotPermitted("only the pond's owner and root may read its rows: on the socket")
+
+    known = {**handlers(vfs, options), "pending": refuse}
 
     async def answer_line(line: bytes, peer: Message) -> bytes:
         return await answer(line, peer, known)
@@ -304,8 +396,6 @@ def answer_unmounted(store: FilePath, op: str, fields: Message) -> Message:
 
     Raises: PondLocked when another process has it; as the operation.
     """
-    import trio
-
     from pondfs.store import open_writer
     from pondfs.vfs.base import VfsOptions
     from pondfs.vfs.vfs import Vfs
@@ -320,7 +410,9 @@ def answer_unmounted(store: FilePath, op: str, fields: Message) -> Message:
                 nursery.start_soon(vfs.committer.run)
                 try:
                     peer = {"uid": os.geteuid(), "pid": os.getpid()}
-                    return await handlers(vfs, options)[op]({**fields, "peer": peer})
+                    reply = await handlers(vfs, options)[op]({**fields, "peer": peer})
+                    assert not isinstance(reply, Stream), "an unmounted pond has nothing pending"
+                    return reply
                 except (PondError, OSError) as error:
                     return error  # a nursery would wrap it in a group
                 finally:
@@ -360,6 +452,10 @@ def _number(request: Message, key: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise UsageError(f"the request needs a number as '{key}'")
     return value
+
+
+def _is_below(path: bytes, top: bytes) -> bool:
+    return not top or path == top or path.startswith(top + b"/")
 
 
 def _names(path: bytes) -> Path:

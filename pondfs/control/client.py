@@ -161,9 +161,34 @@ class Client(_Closing):
             not answer in time.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        return self._ask(op, deadline, fields)
+
+    def call_table(
+        self, op: str, *, timeout_s: float | None = None, **fields: Any
+    ) -> tuple[Message, bytes]:
+        """As `call`, for an *op* that has bytes behind its reply: return them as well.
+
+        Raises: as `call`.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        reply = self._ask(op, deadline, fields)
+        pieces: list[bytes] = []
+        while True:
+            piece = self._receive(deadline)
+            if piece.get("farewell"):
+                self._farewell = piece
+                raise self._gone("it ended in the middle of an answer")
+            if not piece.get("ok"):
+                raise _refused(piece)
+            if not piece["bytes"]:
+                return reply, b"".join(pieces)
+            pieces.append(self._receive_bytes(piece["bytes"], deadline))
+
+    def _ask(self, op: str, deadline: float | None, fields: Message) -> Message:
         request_id = self._next_id
         self._next_id += 1
         try:
+            timeout_s = None if deadline is None else max(deadline - time.monotonic(), 0.001)
             self._socket.settimeout(timeout_s)
             self._socket.sendall(encode({"id": request_id, "op": op, **fields}))
         except OSError as error:
@@ -206,26 +231,38 @@ class Client(_Closing):
             self._pidfd = None
 
     def _receive(self, deadline: float | None, most_bytes: int = MAX_REPLY_BYTES) -> Message:
-        while (end := self._received.find(b"\n")) < 0:
-            if len(self._received) > most_bytes:
+        searched = 0
+        while (end := self._received.find(b"\n", searched)) < 0:
+            searched = len(self._received)
+            if searched > most_bytes:
                 raise self._gone("it sends something else than messages")
-            try:
-                self._socket.settimeout(
-                    None if deadline is None else max(deadline - time.monotonic(), 0.001)
-                )
-                chunk = self._socket.recv(65536)
-            except TimeoutError:
-                silent = self._gone("it does not answer in time")
-                silent.errno = errno.ETIMEDOUT
-                raise silent from None
-            except OSError as error:
-                raise self._gone(error.strerror or str(error)) from None
-            if not chunk:
-                raise self._gone("it hung up")
-            self._received += chunk
+            self._receive_more(deadline)
         line = bytes(self._received[:end])
         del self._received[: end + 1]
         return decode(line)
+
+    def _receive_bytes(self, count: int, deadline: float | None) -> bytes:
+        while len(self._received) < count:
+            self._receive_more(deadline)
+        found = bytes(memoryview(self._received)[:count])
+        del self._received[:count]
+        return found
+
+    def _receive_more(self, deadline: float | None) -> None:
+        try:
+            self._socket.settimeout(
+                None if deadline is None else max(deadline - time.monotonic(), 0.001)
+            )
+            chunk = self._socket.recv(1 << 20)
+        except TimeoutError:
+            silent = self._gone("it does not answer in time")
+            silent.errno = errno.ETIMEDOUT
+            raise silent from None
+        except OSError as error:
+            raise self._gone(error.strerror or str(error)) from None
+        if not chunk:
+            raise self._gone("it hung up")
+        self._received += chunk
 
     def _gone(self, why: str) -> DaemonGone:
         return DaemonGone(f"lost the daemon at {self._path}: {why}")

@@ -4,6 +4,9 @@ The server speaks first, with a greeting that carries `PROTOCOL`. Each request h
 ``id`` of the client's choice, which the reply repeats; replies come in the order of the requests.
 Before the server goes away it says how it ended, on every open connection: a *farewell*. Fields may
 be added without a new protocol number; a reader passes over what it does not know.
+
+Behind some replies come bytes, in pieces: a line with ``"bytes": N``, then N bytes, and so on until
+N is 0. A line with ``"ok": false`` in the place of a piece says that there will be no more.
 """
 
 import errno

@@ -11,7 +11,8 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import trio
@@ -30,7 +31,26 @@ from pondfs.errors import PondError, PondLocked
 
 log = logging.getLogger(__name__)
 
-Handler = Callable[[Message], Awaitable[Message]]
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A reply with bytes behind it; see `protocol`.
+
+    Attributes:
+        fields: the reply.
+        pieces: the bytes; each is asked for in a worker thread when the one before is sent.
+        close: called at the end, however it ends.
+    """
+
+    fields: Message
+    pieces: Iterator[bytes]
+    close: Callable[[], None]
+
+
+Handler = Callable[[Message], Awaitable[Message | Stream]]
+
+STREAM_TIMEOUT_S = 30.0
+"""How long a client may take for one piece: meanwhile the rest is held in memory for it."""
 
 FAREWELL_TIMEOUT_S = 1.0
 """How long leaving may wait for clients that do not read."""
@@ -154,8 +174,11 @@ async def _converse(
                 line = bytes(pending[:end])
                 del pending[: end + 1]
                 if line.strip():
-                    reply = await answer(line, {"uid": uid, "pid": pid}, handlers)
-                    await stream.send_all(reply)
+                    reply, found = await _answer(line, {"uid": uid, "pid": pid}, handlers)
+                    if found is None:
+                        await stream.send_all(reply)
+                    else:
+                        await _send(stream, reply, found)
             if len(pending) > MAX_LINE_BYTES:
                 # Where the next message starts is anybody's guess: answer and hang up.
                 too_long = OSError(errno.EMSGSIZE, f"a line is at most {MAX_LINE_BYTES} bytes")
@@ -163,12 +186,48 @@ async def _converse(
                 return
     except (trio.BrokenResourceError, trio.ClosedResourceError):
         log.debug("a control client went away")
+    except trio.TooSlowError:
+        log.debug("a control client does not take what it asked for")
     except Exception:
         log.exception("control connection")
 
 
+async def _send(stream: trio.SocketStream, reply: bytes, found: Stream) -> None:
+    """Send a reply and the bytes behind it."""
+    request_id = decode(reply).get("id")
+
+    async def send(fields: Message, piece: bytes = b"") -> None:
+        with trio.fail_after(STREAM_TIMEOUT_S):
+            await stream.send_all(encode({"id": request_id, **fields}))
+            await stream.send_all(piece)
+
+    try:
+        await stream.send_all(reply)
+        while piece := await trio.to_thread.run_sync(next, found.pieces, b""):
+            await send({"ok": True, "bytes": len(piece)}, piece)
+    except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+        raise
+    except Exception as error:
+        log.exception("control request")
+        await send(failure(error))
+    else:
+        await send({"ok": True, "bytes": 0})
+    finally:
+        found.close()
+
+
 async def answer(line: bytes, peer: Message, handlers: Mapping[str, Handler]) -> bytes:
-    """Return the reply to one request line, whatever is in it."""
+    """Return the reply to one request line, whatever is in it; it has no bytes behind it."""
+    reply, found = await _answer(line, peer, handlers)
+    if found is not None:
+        found.close()
+        raise ValueError("a handler that streams can't be asked here")
+    return reply
+
+
+async def _answer(
+    line: bytes, peer: Message, handlers: Mapping[str, Handler]
+) -> tuple[bytes, Stream | None]:
     request_id = None
     try:
         request = decode(line)
@@ -179,12 +238,13 @@ async def answer(line: bytes, peer: Message, handlers: Mapping[str, Handler]) ->
             known = ", ".join(sorted(handlers))
             raise OSError(errno.EOPNOTSUPP, f"unknown op {op!r}; this daemon knows: {known}")
         reply = await handler({**request, "peer": peer})
-        return encode({"id": request_id, "ok": True, **reply}, MAX_REPLY_BYTES)
+        fields, found = (reply.fields, reply) if isinstance(reply, Stream) else (reply, None)
+        return encode({"id": request_id, "ok": True, **fields}, MAX_REPLY_BYTES), found
     except (PondError, OSError) as error:
-        return _refuse(request_id, error)
+        return _refuse(request_id, error), None
     except Exception as error:
         log.exception("control request")
-        return _refuse(request_id, error)
+        return _refuse(request_id, error), None
 
 
 def _refuse(request_id: object, error: Exception) -> bytes:

@@ -187,62 +187,67 @@ class LogFeed:
     def _versions(self, found: list[_Entry], files: list[DataFile]) -> list[NewVersion]:
         if not files:
             return []
-        rows = self._rows(files)
+        rows = load_rows(files, self._reader)
         return [
             NewVersion(entry.version, entry.time_ns, rows.get(entry.version, []))
             for entry in found
             if entry.version
         ]
 
-    def _rows(self, files: list[DataFile]) -> dict[int, list[Row]]:
-        """Return the rows in *files* by version, in order."""
-        history = History(read_rows(files), None)
-        every = np.arange(history.count)
-        columns: list[list[int]] = [history.take(name, every).tolist() for name in _ATTRS]
-        rows: dict[int, list[Row]] = {}
-        for (
-            version, part, node, removed, name, raw, has_attr, attr, below, metadata, offset,
-            has_content, length, file, number, position,
-        ) in zip(
-            history.take("version", every).tolist(),
-            history.part.tolist(),
-            history.node.tolist(),
-            history.removed.tolist(),
-            history.arrow("name", every).cast(pa.binary()).to_pylist(),
-            history.arrow("name_bytes", every).to_pylist(),
-            history.has_attr.tolist(),
-            zip(*columns, strict=True),
-            history.arrow("valid_below", every).to_pylist(),
-            history.arrow("metadata", every).to_pylist(),
-            history.take("offset", every).tolist(),
-            history.has_content.tolist(),
-            history.take("length", every).tolist(),
-            history.file.tolist(),
-            history.row.tolist(),
-            history.position.tolist(),
-            strict=True,
-        ):  # fmt: skip
-            attrs: AttrRow | None = attr if has_attr else None
-            mode = attr[0] if has_attr else 0
-            content = None
-            if has_content:
-                content = Content.stored(files[file], number, length)
-                content.position = position
-                if stat.S_ISLNK(mode):
-                    content = self._load(content)
-            rows.setdefault(version, []).append(
-                Row(
-                    "", 0, part, node, mode, name if raw is None else raw, removed, attrs,
-                    below if has_attr else None, metadata if has_attr else None,
-                    offset if has_content else None, content,
-                )
-            )  # fmt: skip
-        return rows
 
-    def _load(self, stored: Content) -> Content:
-        """Return the same content in memory."""
-        data = bytearray(stored.length)
-        self._reader.read(stored, 0, memoryview(data))
-        loaded = Content(bytes(data), len(data))
-        loaded.fresh = False
-        return loaded
+def load_rows(files: list[DataFile], reader: ContentReader) -> dict[int, list[Row]]:
+    """Return the rows in *files* by version, in order. See `interfaces.NewVersion`.
+
+    Raises: StoreDamaged, OSError.
+    """
+    history = History(read_rows(files), None)
+    every = np.arange(history.count)
+    columns: list[list[int]] = [history.take(name, every).tolist() for name in _ATTRS]
+    rows: dict[int, list[Row]] = {}
+    for (
+        version, part, node, removed, name, raw, has_attr, attr, below, metadata, offset,
+        has_content, length, file, number, position,
+    ) in zip(
+        history.take("version", every).tolist(),
+        history.part.tolist(),
+        history.node.tolist(),
+        history.removed.tolist(),
+        history.arrow("name", every).cast(pa.binary()).to_pylist(),
+        history.arrow("name_bytes", every).to_pylist(),
+        history.has_attr.tolist(),
+        zip(*columns, strict=True),
+        history.arrow("valid_below", every).to_pylist(),
+        history.arrow("metadata", every).to_pylist(),
+        history.take("offset", every).tolist(),
+        history.has_content.tolist(),
+        history.take("length", every).tolist(),
+        history.file.tolist(),
+        history.row.tolist(),
+        history.position.tolist(),
+        strict=True,
+    ):  # fmt: skip
+        attrs: AttrRow | None = attr if has_attr else None
+        mode = attr[0] if has_attr else 0
+        content = None
+        if has_content:
+            content = Content.stored(files[file], number, length)
+            content.position = position
+            if stat.S_ISLNK(mode):
+                content = _load(reader, content)
+        rows.setdefault(version, []).append(
+            Row(
+                "", 0, part, node, mode, name if raw is None else raw, removed, attrs,
+                below if has_attr else None, metadata if has_attr else None,
+                offset if has_content else None, content,
+            )
+        )  # fmt: skip
+    return rows
+
+
+def _load(reader: ContentReader, stored: Content) -> Content:
+    """Return the same content in memory."""
+    data = bytearray(stored.length)
+    reader.read(stored, 0, memoryview(data))
+    loaded = Content(bytes(data), len(data))
+    loaded.fresh = False
+    return loaded

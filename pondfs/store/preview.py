@@ -1,47 +1,133 @@
-"""Rows that are in no data file yet, beside those that are: to compare with what is pending."""
+"""Rows that are in no data file yet, as the data file would have them.
+
+They go through the same encoder as a commit's, so they can't say anything else.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from pondfs.entry import encode_name
-from pondfs.node import format_node_id
-from pondfs.oplog import Preview
+from pondfs.node import FILE_TYPES, Version
+from pondfs.oplog import Cut, Preview, Row, Summary
+from pondfs.store.datafile import row_groups
+from pondfs.store.parquet import ParquetWriter, Part
+from pondfs.store.rows import ATTRIBUTES, commit_row, encode
 from pondfs.store.scan import Scan
-from pondfs.store.schema import SCHEMA
+from pondfs.store.schema import CONTENT, SCHEMA
 
-_ATTRIBUTES = (
-    "mode", "uid", "gid", "nlink", "rdev", "size", "atime_ns", "mtime_ns", "ctime_ns",
-)  # fmt: skip
+
+def to_table(version: Version, first_seq: int, rows: Sequence[Row]) -> pa.Table:
+    """Return *rows*, of which there is at least one, as the table has them."""
+    parts: list[Part] = []
+    writer = ParquetWriter(parts.extend)
+    writer.write_group(len(rows), encode(version, first_seq, rows).pages)
+    writer.finish()
+    data = pa.BufferReader(b"".join(parts))
+    return pq.read_table(data, use_threads=False).cast(SCHEMA)
+
+
+def to_stream(preview: Preview) -> Iterator[bytes]:
+    """Yield the preview's rows as one Arrow IPC stream, in pieces of some MB.
+
+    What of them is not yet asked for is in memory only once, as what is pending.
+    """
+    sink = _Pieces()
+    with pa.ipc.new_stream(sink, SCHEMA) as writer:
+        for start, stop in row_groups(preview.rows) if preview.rows else ():
+            writer.write_table(
+                to_table(preview.version, preview.first_seq + start, preview.rows[start:stop])
+            )
+            yield sink.take()
+    yield sink.take()
+
+
+MOST_STAGED_BYTES = 256 << 20
+"""Staged files are read with their contents up to this size together."""
+
+
+def read_pending(store: str | os.PathLike[str], staged: Sequence[str], data: bytes) -> pa.Table:
+    """Return the rows of a coming version: of its *staged* files, and those `to_stream` made.
+
+    Beyond `MOST_STAGED_BYTES` the rows of staged files come without content: ``content`` is
+    empty and ``length`` says how much there is.
+
+    Raises: FileNotFoundError for a staged file that is no longer there: ask the daemon again.
+    """
+    paths = [os.path.join(store, name) for name in staged]
+    names = SCHEMA.names
+    if sum(os.stat(path).st_size for path in paths) > MOST_STAGED_BYTES:
+        names = [name for name in names if name != CONTENT]
+    tables = []
+    for path in paths:
+        table = pq.read_table(path, columns=names)
+        if CONTENT not in names:
+            empty = pa.repeat(pa.scalar(b"", SCHEMA.field(CONTENT).type), table.num_rows)
+            table = table.append_column(SCHEMA.field(CONTENT), empty)
+        tables.append(table.cast(SCHEMA))
+    with pa.ipc.open_stream(data) as reader:
+        return pa.concat_tables([*tables, reader.read_all()])
+
+
+def preview_of(version: Version, table: pa.Table) -> Preview:
+    """Return the coming version whose rows *table* has; they come without content."""
+    columns = [name for name in SCHEMA.names if name != CONTENT]
+    micros = table["timestamp"].cast(pa.int64()).to_pylist()
+    rows = []
+    for micro, record in zip(micros, table.select(columns).to_pylist(), strict=True):
+        name = record["name_bytes"] or record["name"]
+        mode = record["mode"] or _TYPE_BITS[record["file_type"]]
+        is_known = record["mode"] is not None
+        rows.append(
+            Row(
+                record["op"], micro * 1000,
+                int(record["part_id"], 16), int(record["node_id"], 16), mode,
+                name.encode() if isinstance(name, str) else name, record["removed"],
+                tuple(record[name] for name in ATTRIBUTES) if is_known else None,
+                record["valid_below"], record["metadata"],
+            )
+        )  # fmt: skip
+    first_seq = table["seq"][0].as_py() if rows else 0
+    return Preview(version, first_seq, rows, [], frozenset())
+
+
+_TYPE_BITS = {name: bits for bits, name in FILE_TYPES.items()}
+
+
+class _Pieces:
+    """A file that is read as it is written."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    def write(self, data: bytes) -> int:
+        self._parts.append(bytes(data))
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def take(self) -> bytes:
+        parts, self._parts = self._parts, []
+        return b"".join(parts)
 
 
 def with_preview(scan: Scan, preview: Preview) -> Scan:
-    """Return *scan* with the rows of a coming version behind it, its commit row included."""
-    records = []
-    for seq, row in enumerate(preview.rows):
-        record = {
-            "version": preview.version,
-            "seq": seq,
-            "timestamp": 0,
-            "op": row.op,
-            "part_id": format_node_id(row.part),
-            "node_id": format_node_id(row.node),
-            "removed": row.removed,
-            "metadata": row.metadata,
-        }
-        if row.name is not None:
-            record["name"], record["name_bytes"] = encode_name(row.name)
-        if row.attr is not None:
-            record.update(zip(_ATTRIBUTES, row.attr, strict=True))
-        records.append(record)
-    end = {"version": preview.version, "seq": len(records), "timestamp": 0, "op": "commit"}
-    root = format_node_id(1)
-    records.append({**end, "part_id": root, "node_id": root, "removed": False})
-    schema = pa.schema([SCHEMA.field(name) for name in scan.table.column_names])
-    table = pa.Table.from_pylist(records, schema=schema)
-    count = len(records)
+    """Return *scan* with the rows of a coming version behind it, its commit row included.
+
+    They come without content, as nobody may ask for their bytes: they are in no file.
+    """
+    version = preview.version
+    rows = [row._replace(offset=None, content=None) for row in preview.rows]
+    rows.append(commit_row(Cut(version, 0, [], Summary())))
+    table = to_table(version, preview.first_seq, rows).select(scan.table.column_names)
+    count = len(rows)
     return Scan(
         pa.concat_tables([scan.table, table]),
-        # In no file: nobody may ask for their bytes.
         np.append(scan.file, np.full(count, -1, scan.file.dtype)),
         np.append(scan.row, np.arange(count, dtype=scan.row.dtype)),
         np.append(scan.position, np.full(count, -1, scan.position.dtype)),

@@ -4,7 +4,8 @@ One trio thread owns all of it; between two ``await``s nothing else runs, so sta
 In reading order:
 
 - ``nodes``: the node table: an immutable image under a thin overlay of Python objects
-- ``pending``: what changed since the last cut, and how a cut is made of it
+- ``pending``: what changed since the last cut, and how a cut is made of it; ``draft``: its rows;
+  ``operations``: the same as people see it
 - ``namespace``: names: lookup, create, link, unlink, rename, listing
 - ``attr``: attributes: chmod, chown, truncate, times
 - ``file``: open, read, write, release
@@ -13,6 +14,7 @@ In reading order:
 - ``plan`` ``planner`` ``restore``: making parts of the tree be as they were
 - ``access`` ``rights``: what a user may do, where the kernel does not check for us
 - ``follow`` ``swap``: another process's commits; data files that took the place of others
+- ``apply``: a transaction that another process prepared
 - ``committer``: the one task that stages and commits
 - ``vfs``: joins them
 """

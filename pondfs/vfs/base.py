@@ -38,7 +38,8 @@ class VfsOptions:
 
     Attributes:
         read_only: refuse every change with EROFS.
-        commit_s: seconds from the first pending change to its commit.
+        commit_s: seconds from the first pending change to its commit; ``inf``: only what somebody
+            asks for is committed, whatever the memory.
         max_pending_bytes: pending changes beyond this are committed; None leaves that to time
             (memory is bounded all the same, as content is staged).
         atime: keep access times (as relatime does).

@@ -14,7 +14,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -23,7 +23,7 @@ import trio
 from pondfs.errors import CommitFailed, PondError
 from pondfs.interfaces import Store
 from pondfs.node import Version
-from pondfs.oplog import Cut, Summary
+from pondfs.oplog import Cut, Row, Summary
 from pondfs.vfs import offload
 from pondfs.vfs.pending import Pending
 
@@ -97,6 +97,8 @@ class Committer:
         self._store = store
         self._pending = pending
         self._commit_s = commit_s
+        # Else only asking makes versions: then it alone tries again, and who asks is told why.
+        self._is_timed = commit_s < math.inf
         self._max_pending_bytes = max_pending_bytes
         self.stage_at_bytes = STAGE_BYTES
         # The newest one that was cut, and the newest that is durable.
@@ -124,6 +126,11 @@ class Committer:
         pending.on_first_change = self.wake
 
     # --- asking ---
+
+    @property
+    def under_way(self) -> Sequence[Row]:
+        """Rows that a commit has taken and that are not on disk yet."""
+        return self._cut.rows if self._cut is not None else ()
 
     @property
     def has_room(self) -> bool:
@@ -229,6 +236,15 @@ class Committer:
             self._wake.set()
             await self._room.wait()
 
+    def discard_staged(self) -> None:
+        """Remove what was staged for a version that will not come. Blocks; after `run` has ended.
+
+        Raises: OSError.
+        """
+        pending = self._pending
+        for file in [*(settled.file for settled, _ in pending.staged), *pending.dead_files]:
+            self._store.discard(file)
+
     def abandon(self) -> None:
         """Give up on a failing last commit (a second SIGTERM)."""
         self._abandoned = True
@@ -296,12 +312,16 @@ class Committer:
             # A stage failed. Only a commit may follow it: what it took comes first in there, and
             # bytes that were written later must not get a number before it.
             return "commit" if now >= self._retry_at else None
-        if pending.since is not None and (
-            now >= pending.since + self._commit_s
-            or pending.memory_bytes - pending.bytes >= MEMORY_BYTES
-            or (
-                self._max_pending_bytes is not None
-                and pending.memory_bytes + pending.staged_bytes >= self._max_pending_bytes
+        if (
+            self._is_timed
+            and pending.since is not None
+            and (
+                now >= pending.since + self._commit_s
+                or pending.memory_bytes - pending.bytes >= MEMORY_BYTES
+                or (
+                    self._max_pending_bytes is not None
+                    and pending.memory_bytes + pending.staged_bytes >= self._max_pending_bytes
+                )
             )
         ):
             return "commit"
@@ -427,7 +447,7 @@ class Committer:
         self._room = trio.Event()
 
     def _succeeded(self) -> None:
-        if self.failure is not None:
+        if self._is_timed and self.failure is not None:
             log.warning("the store takes commits again; nothing was lost")
         self.failure = None
         self.failure_errno = 0
@@ -445,7 +465,7 @@ class Committer:
     def _failed(self, what: str, error: OSError | PondError) -> None:
         number = error.errno or errno.EIO
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        if self.failure is None or number != self.failure_errno:
+        if self._is_timed and (self.failure is None or number != self.failure_errno):
             log.error(
                 "%s of version %d failed: %s; everything pending is kept and tried again",
                 what,
@@ -455,6 +475,6 @@ class Committer:
         self.failure = CommitFailed(f"commit failed: {reason}", number)
         self.failure_errno = number
         self.refuses_growth = number in GROWTH_ERRNOS
-        self._retry_at = trio.current_time() + self._retry_s
+        self._retry_at = trio.current_time() + self._retry_s if self._is_timed else math.inf
         self._retry_s = min(self._retry_s * 2, LAST_RETRY_S)
         self._fail_jobs()

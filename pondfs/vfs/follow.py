@@ -96,6 +96,12 @@ class Layer:
         extents = self._extents.get(node_id)
         return self._base.load_extents(node_id) if extents is None else list(extents)
 
+    def find_parents(self, node_id: NodeId) -> list[NodeId]:
+        """Return every directory with an entry for the node. Looks at all entries."""
+        found = set(self._base.find_parents(node_id))
+        found.update(part for part, names in self._entries.items() if node_id in names.values())
+        return [part for part in found if node_id in self.load_entries(part).values()]
+
     def new_entry(self, directory: NodeId, name: bytes) -> NodeId | None:
         """Return where an entry leads that a version changed; None for nowhere."""
         return self._entries[directory][name]

@@ -6,15 +6,15 @@ nothing. So this module remembers *which* nodes and entries changed, not how, an
 state off the node table at the cut.
 """
 
-import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import trio
 
 from pondfs.extent import Content
 from pondfs.node import NodeId, Version
-from pondfs.oplog import Cut, Row, Settled, Summary
+from pondfs.oplog import Cut, Preview, Row, Settled, Summary
+from pondfs.vfs.draft import Draft, attr_row, copy_contents, copy_row, extent_row, whole_contents
 from pondfs.vfs.nodes import Node, NodeTable
 
 COST_PER_CHANGE_BYTES = 1024
@@ -63,6 +63,8 @@ class Pending:
         self.orphans: dict[NodeId, Node] = {}
         self.accessed: dict[NodeId, Node] = {}
         self.staged: list[tuple[Settled, list[Node]]] = []
+        # What is being staged right now: rows, and the nodes they are about.
+        self._staging: tuple[list[Row], list[Node]] = ([], [])
         self.staged_bytes = 0
         self.dead_files: list[Any] = []
         # Nodes that only staged rows know.
@@ -175,9 +177,11 @@ class Pending:
             if not node.fresh or taken >= most_bytes:
                 continue
             if node.valid_below is not None:
-                rows.append(self._attr_row("update", node, node.parent))
+                # The operation itself is told by the cut.
+                rows.append(attr_row("touch", node, node.parent))
+                node.valid_below = None
             for content in self._take_contents(node):
-                rows.append(_extent_row(node, content))
+                rows.append(extent_row(node, content))
                 taken += content.length
             about.append(node)
             if not node.stored:
@@ -188,10 +192,12 @@ class Pending:
                 self.removed[node.id] = node
         self.orphans = {k: v for k, v in self.orphans.items() if v.fresh}
         self.inflight += taken
+        self._staging = rows, about
         return rows, about
 
     def stage_done(self, settled: Settled, rows: int, about: list[Node]) -> None:
         """Note that a stage is on disk."""
+        self._staging = [], []
         self.staged.append((settled, about))
         self.staged_bytes += sum(content.length for content in settled.contents)
         self.next_seq += rows
@@ -201,6 +207,7 @@ class Pending:
 
     def stage_failed(self, rows: list[Row], about: list[Node]) -> None:
         """Put back what a stage could not write: the next cut carries it."""
+        self._staging = [], []
         self.unstaged.extend(rows)
         self._unstaged_only.update(node.id for node in about)
         if self.since is None:
@@ -226,28 +233,11 @@ class Pending:
             self._reset()
             self.accessed = accessed
             return None
-        for node_id, node in self.accessed.items():
-            node.changed = True
-            self.nodes.setdefault(node_id, node)
         rows = self.unstaged
-        written: set[NodeId] = set()
-        for (_, name), (directory, before) in self.entries.items():
-            self._entry_rows(rows, directory, name, before, written, summary)
-        busy = {directory.id for directory, _ in self.entries.values()}
-        for node_id, node in self.nodes.items():
-            if node_id not in written:
-                self._node_rows(rows, node)
-                if node_id not in self.created and not (
-                    node_id in busy or node_id in self.accessed
-                ):
-                    summary.operations += 1
-                    summary.nodes_changed += 1
-            node.stored = True
-        for node in self.removed.values():
-            part = node.id if stat.S_ISDIR(node.mode) else node.parent
-            rows.append(Row("unlink", node.ctime_ns, part, node.id, node.mode, removed=True))
-        summary.nodes_created = len(self.created)
-        summary.nodes_removed = len(self.removed)
+        rows += Draft(self, self._table, summary, self._take_contents).make()
+        for node in (*self.nodes.values(), *self.accessed.values()):
+            node.changed = node.stored = True
+            node.valid_below = None
         taken = sum(row.content.length for row in rows if row.content is not None)
         summary.bytes_added = taken + self.staged_bytes
         cut = Cut(version, time_ns, rows, summary, self.next_seq, [s.file for s, _ in self.staged])
@@ -257,6 +247,48 @@ class Pending:
         self.bytes = sum(c.length for node in self.orphans.values() for c in node.fresh if c.live)
         return cut
 
+    def preview(self, version: Version, *, contents: bool) -> Preview:
+        """Return what `cut` would make of everything pending now, and take nothing.
+
+        Without *contents* the rows have none.
+
+        What a stage has under way counts as rows that are in no file yet: whether it succeeds or
+        not, the cut has the same rows with the same numbers.
+        """
+        self._drop_dead_stages()
+        rows, about = self._staging
+        first_seq, without = self.next_seq, set[NodeId]()
+        if not _is_wanted(about):
+            # The cut will not have them, but their numbers are given away.
+            kept = self._staged_nodes() | self._unstaged_only
+            without = self._staged_only.intersection(node.id for node in about) - kept
+            first_seq, rows, about = first_seq + len(rows), [], []
+        rewritten = self._staged_nodes()
+        rewritten.update(node.id for node in about)
+        rewritten.update(NodeId(row.node) for row in self.unstaged)
+        rewritten.update(
+            node.id for node in self.nodes.values() if node.fresh or node.valid_below is not None
+        )
+        draft = Draft(self, self._table, Summary(), self._copy_contents if contents else _nothing)
+        return Preview(
+            version,
+            first_seq,
+            [*(copy_row(row, contents) for row in (*rows, *self.unstaged)), *draft.make(without)],
+            [settled.file for settled, _ in self.staged],
+            frozenset(rewritten),
+        )
+
+    def operations(self) -> list[Row]:
+        """Return the rows that a cut would count as operations, without content."""
+        rows = Draft(self, self._table, Summary(), _nothing).make()
+        return [row for row in rows if row.is_operation]
+
+    def _copy_contents(self, node: Node) -> list[Content]:
+        return copy_contents(node, self._table.extents(node))
+
+    def _staged_nodes(self) -> set[NodeId]:
+        return {node.id for _, about in self.staged for node in about}
+
     def _drop_dead_stages(self) -> None:
         """Take back stages that are only about files which came and went since the last cut.
 
@@ -264,8 +296,9 @@ class Pending:
         """
         kept = []
         needed = set(self._unstaged_only)
+        needed.update(node.id for node in self._staging[1])
         for settled, about in self.staged:
-            if any(node.nlink or node.opens or node.lookups for node in about):
+            if _is_wanted(about):
                 kept.append((settled, about))
                 needed.update(node.id for node in about)
             else:
@@ -290,132 +323,20 @@ class Pending:
         self.next_seq = 0
         self.unstaged = []
 
-    def _entry_rows(
-        self,
-        rows: list[Row],
-        directory: Node,
-        name: bytes,
-        before: Node | None,
-        written: set[NodeId],
-        summary: Summary,
-    ) -> None:
-        after_id = (directory.children or {}).get(name) if directory.nlink else None
-        key = (directory.id, name)
-        renamed = key in self.renamed
-        if after_id is None:
-            if before is not None:
-                op = "rename" if renamed else "unlink"
-                rows.append(
-                    Row(
-                        op, directory.mtime_ns, directory.id, before.id, before.mode, name,
-                        removed=True,
-                    )
-                )  # fmt: skip
-                summary.operations += 1
-            return
-        if before is not None and before.id == after_id:
-            return
-        node = self._table.get(after_id)
-        summary.operations += 1
-        op = "create" if after_id in self.created else "rename" if renamed else "link"
-        if node.id in self.nodes and node.id not in written and not stat.S_ISDIR(node.mode):
-            written.add(node.id)
-            if after_id not in self.created:
-                summary.nodes_changed += 1
-            self._node_rows(rows, node, op, directory.id, name)
-        else:
-            rows.append(Row(op, node.ctime_ns, directory.id, node.id, node.mode, name))
-
-    def _node_rows(
-        self,
-        rows: list[Row],
-        node: Node,
-        op: str | None = None,
-        part: NodeId | None = None,
-        name: bytes | None = None,
-    ) -> None:
-        """Append the node's own row, its first content on it, and a row for each other content."""
-        if op is None:
-            op = "create" if node.id in self.created else "update"
-        if part is None:
-            part = node.id if stat.S_ISDIR(node.mode) else node.parent
-        contents = self._take_contents(node) if node.fresh else []
-        if node.target is not None and node.id in self.created:
-            contents = [Content(node.target, len(node.target))]
-        first = contents[0] if contents else None
-        rows.append(self._attr_row(op, node, part, name, first))
-        rows.extend(_extent_row(node, content) for content in contents[1:])
-
-    def _attr_row(
-        self,
-        op: str,
-        node: Node,
-        part: NodeId,
-        name: bytes | None = None,
-        content: Content | None = None,
-    ) -> Row:
-        below = node.valid_below
-        node.valid_below = None
-        return Row(
-            op, node.ctime_ns, part, node.id, node.mode, name, False, node.attr_row(), below,
-            node.metadata(), None if content is None else content.offset, content,
-        )  # fmt: skip
-
     def _take_contents(self, node: Node) -> list[Content]:
         """Return the node's fresh contents, each whole: what was cut up becomes new contents."""
-        fresh, node.fresh = node.fresh, []
         extents = self._table.extents(node)
         taken: list[Content] = []
-        for content in fresh:
-            if content.live == content.length:
-                taken.append(content)
-            elif content.live:
-                for piece in extents.pieces_of(content):
-                    data = content.data
-                    assert data is not None
-                    part = Content(
-                        bytes(data[piece.skip : piece.skip + piece.length]),
-                        piece.length,
-                        piece.offset,
-                    )
-                    part.fresh = False
-                    extents.replace(piece, part)
-                    taken.append(part)
+        for content, piece in whole_contents(node, extents):
+            if piece is not None:
+                extents.replace(piece, content)
+            taken.append(content)
+        for content in node.fresh:
             if content.live:
                 self.bytes -= content.length
             content.fresh = False
+        node.fresh = []
         return taken
-
-    def peek(self) -> tuple[list[Row], set[int]]:
-        """Return what a cut would say now, without bytes, and the nodes whose bytes it would bring.
-
-        Takes nothing: what is pending stays so.
-        """
-        rows: list[Row] = []
-        rewritten: set[int] = {node.id for _, about in self.staged for node in about}
-        rewritten.update(row.node for row in self.unstaged)
-        for (part, name), (directory, before) in self.entries.items():
-            after = (directory.children or {}).get(name) if directory.nlink else None
-            if after is not None:
-                mode = self._table.get(after).mode
-                rows.append(Row("link", directory.mtime_ns, part, after, mode, name))
-            elif before is not None:
-                gone = before.id, before.mode, name, True
-                rows.append(Row("unlink", directory.mtime_ns, part, *gone))
-        for node in self.nodes.values():
-            part = node.id if stat.S_ISDIR(node.mode) else node.parent
-            rows.append(
-                Row(
-                    "update", node.ctime_ns, part, node.id, node.mode,
-                    attr=node.attr_row(), metadata=node.metadata(),
-                )
-            )  # fmt: skip
-            if node.fresh or node.valid_below is not None:
-                rewritten.add(node.id)
-        for node in self.removed.values():
-            part = node.id if stat.S_ISDIR(node.mode) else node.parent
-            rows.append(Row("unlink", node.ctime_ns, part, node.id, node.mode, removed=True))
-        return rows, rewritten
 
     def describe(self) -> dict[str, object]:
         """Return what ``pond status`` shows of this."""
@@ -427,8 +348,10 @@ class Pending:
         }
 
 
-def _extent_row(node: Node, content: Content) -> Row:
-    return Row(
-        "extent", node.mtime_ns, node.parent, node.id, node.mode,
-        offset=content.offset, content=content,
-    )  # fmt: skip
+def _is_wanted(nodes: Iterable[Node]) -> bool:
+    """Return whether anybody can still reach one of *nodes*."""
+    return any(node.nlink or node.opens or node.lookups for node in nodes)
+
+
+def _nothing(node: Node) -> list[Content]:
+    return []

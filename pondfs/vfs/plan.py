@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from pondfs.errors import Conflict, FileError, NoSuchPath, UsageError
-from pondfs.interfaces import Image, StoredNode
+from pondfs.interfaces import Image, StoredNode, Tree
 from pondfs.node import ROOT, NodeId, Version
 
 Path = tuple[bytes, ...]
@@ -234,7 +234,7 @@ def _changed(node: NodeId | Made, then: Image, now: Image) -> bool:
     return not stat.S_ISDIR(present.attr[0]) and before.attr[_CTIME] != present.attr[_CTIME]
 
 
-def find(image: Image, node: NodeId) -> StoredNode:
+def find(image: Tree, node: NodeId) -> StoredNode:
     """Return a node that has to be there."""
     stored = image.find_node(node)
     if stored is None:
@@ -247,7 +247,7 @@ def own(stored: StoredNode) -> tuple[object, ...]:
     return (*stored.attr[:3], stored.metadata)
 
 
-def walk(image: Image, path: Path) -> NodeId | None:
+def walk(image: Tree, path: Path) -> NodeId | None:
     """Return what *path* leads to; None when it leads to nothing."""
     node = ROOT
     for name in path:

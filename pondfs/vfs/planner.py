@@ -12,7 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from pondfs.errors import Conflict
-from pondfs.interfaces import Image, Store
+from pondfs.interfaces import Image, Store, Tree
 from pondfs.node import ROOT, NodeId
 from pondfs.vfs.plan import Made, Path, Plan, Put, Remove, find, own, refuse_cycles, show
 
@@ -53,13 +53,31 @@ class _Want:
 class Planner:
     """Makes one plan. Blocks; safe from any thread, as images never change."""
 
-    def __init__(self, store: Store, old: Image, now: Image, scope: Scope) -> None:
+    def __init__(
+        self,
+        store: Store,
+        old: Tree,
+        now: Image,
+        scope: Scope,
+        touched: Collection[NodeId] | None = None,
+    ) -> None:
+        """Plan to make *now* be as *old*, in *scope*.
+
+        Args:
+            store: where their bytes are.
+            old: how it shall be.
+            now: how it is.
+            scope: what is meant.
+            touched: what differs, if *old* is no version: as of `Store.find_touched`.
+        """
         self._store = store
         self._old = old
         self._now = now
         self._scope = scope
-        low, high = sorted((old.version, now.version))
-        self._touched = store.find_touched(low, high)
+        if touched is None:
+            low, high = sorted((old.version, now.version))
+            touched = store.find_touched(low, high)
+        self._touched = touched
         self._dirty = self._with_ancestors(self._touched)
         self._plan = Plan(old.version, now.version)
         self._wants: deque[_Want] = deque()
@@ -78,8 +96,16 @@ class Planner:
         if self._scope.covers(()):
             self._takeown((), ROOT, ROOT)
         self._merge((), ROOT, ROOT)
+        files: list[_Want] = []
         while self._wants:
-            self._fulfil(self._wants.popleft())
+            want = self._wants.popleft()
+            if stat.S_ISDIR(find(self._old, want.old).attr[0]):
+                self._fulfil(want)
+            else:
+                files.append(want)
+        # Only now it is known which directories move, and take names along that stay in them.
+        for want in files:
+            self._fulfil(want)
         plan = self._plan
         moved = {put.origin for put in plan.puts if put.origin is not None}
         changed = {

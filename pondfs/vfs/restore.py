@@ -23,7 +23,7 @@ from pondfs.errors import (
     UsageError,
 )
 from pondfs.extent import Content, Extent
-from pondfs.interfaces import Image
+from pondfs.interfaces import Image, Tree
 from pondfs.node import ROOT, NodeId, Version
 from pondfs.vfs import offload
 from pondfs.vfs.base import Caller, Stale, now_ns
@@ -78,11 +78,18 @@ class _Work:
         plan: what is done.
         old: the image that says how things were.
         made: the new nodes.
+        exact: a directory's time alone is worth a version.
     """
 
     plan: Plan
-    old: Image
+    old: Tree
     made: dict[Made, Node] = field(default_factory=dict)
+    exact: bool = False
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return self.plan.empty and not (self.exact and self.plan.times)
 
 
 class Restorer:
@@ -131,7 +138,8 @@ class Restorer:
             return _Work(await self._plan(old, now, Scope(whole=paths)), old)
 
         # No path in it: who may read the log need not be able to see them.
-        return await self._carry_out(make, caller, f"restore from version {version}", dry_run)
+        message = f"restore from version {version}"
+        return await self._carry_out(make, caller, message, dry_run=dry_run)
 
     async def undo(
         self, version: Version, caller: Caller, *, force: bool = False, dry_run: bool = False
@@ -167,7 +175,37 @@ class Restorer:
                 )
             return _Work(await self._plan(old, now, Scope(alone=plan.paths())), old)
 
-        return await self._carry_out(make, caller, f"undo of version {version}", dry_run)
+        return await self._carry_out(make, caller, f"undo of version {version}", dry_run=dry_run)
+
+    async def apply(
+        self, wanted: Tree, then: Image, touched: Collection[NodeId], message: str
+    ) -> Outcome:
+        """Change what is different in *wanted* from *then*, for who may everything.
+
+        Args:
+            wanted: how it shall be.
+            then: an existing version; what came after it stays.
+            touched: what differs, as of `Store.find_touched`.
+            message: of the version.
+        Raises: Conflict naming the paths that others changed since; as `restore`.
+        """
+        caller = Caller(0, 0)
+
+        async def make(now: Image) -> _Work:
+            scope = Scope(whole=[()])
+            plan = await offload.run(
+                lambda: Planner(self._vfs.store, wanted, then, scope, touched).run()
+            )
+            changed = await offload.run(lambda: sorted(set(conflicts(plan, then, now))))
+            if changed:
+                raise Conflict(
+                    "others changed what the transaction did, and nothing of it was done: "
+                    f"{self._name(changed, caller, then, now)}: begin again"
+                )
+            await offload.run(_carry_over, plan, then, now)
+            return _Work(plan, wanted, exact=True)
+
+        return await self._carry_out(make, caller, message, before="")
 
     def _name(self, paths: list[Path], caller: Caller, *images: Image) -> str:
         """Return some of *paths* for a message, as far as the caller may see them."""
@@ -192,19 +230,26 @@ class Restorer:
         make: Callable[[Image], Awaitable[_Work]],
         caller: Caller,
         message: str,
-        dry_run: bool,
+        *,
+        before: str | None = None,
+        dry_run: bool = False,
     ) -> Outcome:
+        """Make a plan and carry it out as one version with *message*.
+
+        *before* is the message of the version that what is pending becomes first.
+        """
+        before = f"before {message}" if before is None else before
         vfs = self._vfs
         vfs.may_grow(ROOT)
         async with self.lock:
             for _ in range(ATTEMPTS):
-                await vfs.committer.commit(f"before {message}")
+                await vfs.committer.commit(before)
                 now = await self._image(vfs.committer.published)
                 work = await make(now)
                 self._refuse_places(work.plan)
                 check_rights(work.plan, work.old, now, caller, use_acl=vfs.options.acl)
                 changes = work.plan.describe()
-                if dry_run or work.plan.empty:
+                if dry_run or work.empty:
                     return Outcome(None, changes)
                 try:
                     async with vfs.committer.hold():
@@ -457,7 +502,7 @@ class Restorer:
             pending.renamed.add((directory.id, put.name))
         pending.touch(node)
 
-    def _take_attributes(self, node: Node, old: Image, old_id: NodeId, now: int) -> None:
+    def _take_attributes(self, node: Node, old: Tree, old_id: NodeId, now: int) -> None:
         stored = old.find_node(old_id)
         assert stored is not None
         node.mode, node.uid, node.gid = stored.attr[:3]

@@ -7,7 +7,7 @@ past.
 import stat
 
 from pondfs.errors import NotPermitted
-from pondfs.interfaces import Image
+from pondfs.interfaces import Image, Tree
 from pondfs.node import ROOT, NodeId
 from pondfs.vfs import access, acl
 from pondfs.vfs.base import Caller
@@ -18,7 +18,7 @@ from pondfs.vfs.plan import Made, Path, Plan, find, show, walk
 class Rights:
     """What one user may do in one image."""
 
-    def __init__(self, caller: Caller, image: Image, *, use_acl: bool) -> None:
+    def __init__(self, caller: Caller, image: Tree, *, use_acl: bool) -> None:
         self._caller = caller
         self._image = image
         self._use_acl = use_acl
@@ -71,7 +71,7 @@ class Rights:
         return node
 
 
-def check_rights(plan: Plan, old: Image, now: Image, caller: Caller, *, use_acl: bool) -> None:
+def check_rights(plan: Plan, old: Tree, now: Image, caller: Caller, *, use_acl: bool) -> None:
     """Refuse what *caller* could not do by hand; leave out times that *caller* could not set.
 
     Raises: NotPermitted naming the path.

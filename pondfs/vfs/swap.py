@@ -1,4 +1,4 @@
-"""Turning to the files a prune put in the place of others, while the pond is in use.
+"""Turning to the files a prune or a compaction made of others, while the pond is in use.
 
 Reads go on all the while, some of them in threads that hold a content of an old file. So contents
 are not changed but replaced, and old files that anybody may still read are held open: they are
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("pondfs.prune")
 
 
-async def swap_files(vfs: "Vfs", request: str) -> int:
-    """Do what a prepared prune asks for, in the store and in the tree that is mounted.
+async def swap_files(vfs: "Vfs", request: str, *, now: bool = True) -> int:
+    """Do what a prepared prune or compaction asks for, in the store and in the mounted tree.
 
     Returns: how many bytes the disk got back by now; 0 while others read the old files.
-    Durability: the prune is durable on return.
+    Durability: it is durable on return.
     Raises: UsageError when the pond is not what it was prepared for; CommitFailed; ForeignCommit;
         OSError: nothing has happened then.
     """
@@ -39,7 +39,7 @@ async def swap_files(vfs: "Vfs", request: str) -> int:
         await vfs.invalidate(Stale(entries=vfs.past.entries()))
         if not held:
             return 0
-        return await offload.run(_remove, vfs.store)
+        return await offload.run(_remove, vfs.store, now)
 
 
 async def remove_pruned(vfs: "Vfs") -> int:
@@ -48,7 +48,7 @@ async def remove_pruned(vfs: "Vfs") -> int:
     Returns: how many bytes the disk got back.
     Raises: CommitFailed while commits fail.
     """
-    return await vfs.committer.between(_remove, vfs.store)
+    return await vfs.committer.between(_remove, vfs.store, True)
 
 
 def _swap(store: Store, image: Tree, request: str) -> tuple[Swap, Tree]:
@@ -56,12 +56,12 @@ def _swap(store: Store, image: Tree, request: str) -> tuple[Swap, Tree]:
     return swap, swap.move_image(image)
 
 
-def _remove(store: Store) -> int:
+def _remove(store: Store, now: bool) -> int:
     try:
-        return store.remove_pruned()
+        return store.remove_pruned(now=now)
     except (OSError, StoreDamaged) as error:
-        # The prune is done all the same; the next opening removes them.
-        log.warning("pruned files stay: %s", error)
+        # It is done all the same; the next opening removes them.
+        log.warning("old data files stay: %s", error)
         return 0
 
 
@@ -99,7 +99,7 @@ def _move(node: Node, extents: ExtentMap, store: Store, swap: Swap) -> bool:
             try:
                 store.hold(content)
             except OSError as error:
-                log.warning("pruned files stay until the pond is unmounted: %s", error)
+                log.warning("old data files stay until the pond is unmounted: %s", error)
                 safe = False
         places[content] = content if found is None else found
     if node.id < PAST and any(old is not new for old, new in places.items()):

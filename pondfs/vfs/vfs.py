@@ -31,15 +31,15 @@ class Vfs(Namespace, Files, Xattrs):
         self.may_change(ROOT)
         await self.past.remove_tag(name)
 
-    def preview(self) -> Preview | None:
+    def preview(self, *, contents: bool) -> Preview | None:
         """Return what the coming version would say if it were cut now; None when nothing pends.
 
-        While versions are held back: what is under way is neither pending nor stored yet.
+        While versions are held back: what is under way is neither pending nor stored yet. Without
+        *contents* the rows have none; with them the preview keeps their memory.
         """
         if self.pending.empty:
             return None
-        rows, rewritten = self.pending.peek()
-        return Preview(Version(self.committer.version + 1), rows, frozenset(rewritten))
+        return self.pending.preview(Version(self.committer.version + 1), contents=contents)
 
     def describe(self) -> dict[str, object]:
         """Return the live part of ``pond status``."""
