@@ -5,6 +5,7 @@ import os
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pondfs.extent import Content
@@ -51,12 +52,17 @@ def write_data_file(store: str, version: Version, first_seq: int, rows: Sequence
     """
     groups = (
         (stop - start, encode(version, first_seq + start, rows[start:stop]))
-        for start, stop in _row_groups(rows)
+        for start, stop in row_groups(rows)
     )
     name, size, positions = write_groups(store, groups)
     numbers = [i for i, row in enumerate(rows) if row.content is not None]
     contents = [row.content for row in rows if row.content is not None]
-    stats = statistics(version, version, [row.part for row in rows], [row.node for row in rows])
+    stats = statistics(
+        [version],
+        [row.time_ns // 1000 for row in rows],
+        [row.part for row in rows],
+        [row.node for row in rows],
+    )
     return Written(name, size, stats, contents, numbers, positions)
 
 
@@ -122,7 +128,7 @@ def unlink_quietly(path: str) -> None:
         pass
 
 
-def _row_groups(rows: Sequence[Row]) -> Iterator[tuple[int, int]]:
+def row_groups(rows: Sequence[Row]) -> Iterator[tuple[int, int]]:
     """Yield the half-open row ranges of the row groups."""
     start = held = 0
     for i, row in enumerate(rows):
@@ -135,27 +141,46 @@ def _row_groups(rows: Sequence[Row]) -> Iterator[tuple[int, int]]:
     yield start, len(rows)
 
 
-def statistics(low: int, high: int, parts: Sequence[int], nodes: Sequence[int]) -> str:
+def statistics(
+    versions: Sequence[int],
+    times_us: Sequence[int],
+    parts: Sequence[int],
+    nodes: Sequence[int],
+    *,
+    count: int | None = None,
+) -> str:
     """Return the Delta statistics, as JSON: what readers skip files by.
 
     Args:
-        low: the oldest version among the rows.
-        high: the newest.
+        versions: those among the rows.
+        times_us: the rows' times, microseconds since 1970 UTC.
         parts: the rows' directories.
         nodes: the rows' nodes, parallel.
+        count: how many rows there are, if the others only tell their bounds.
     """
 
-    def bounds(version: int, of: Any) -> dict[str, Any]:
+    def bounds(of: Any, time: str) -> dict[str, Any]:
         return {
-            "version": version,
+            "version": of(versions),
+            "timestamp": time,
             "part_id": format_node_id(of(parts)),
             "node_id": format_node_id(of(nodes)),
         }
 
     stats = {
-        "numRecords": len(parts),
-        "minValues": bounds(low, min),
-        "maxValues": bounds(high, max),
+        "numRecords": len(parts) if count is None else count,
+        # Times have milliseconds there (Delta protocol, "Per-file Statistics"), which must not
+        # shut out what lies between two of them.
+        "minValues": bounds(min, _iso(min(times_us) // 1000)),
+        "maxValues": bounds(max, _iso(-(-max(times_us) // 1000))),
         "nullCount": dict.fromkeys(STATISTICS, 0),
     }
     return json.dumps(stats, separators=(",", ":"))
+
+
+def _iso(time_ms: int) -> str:
+    when = _EPOCH + timedelta(milliseconds=time_ms)
+    return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

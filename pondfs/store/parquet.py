@@ -58,10 +58,14 @@ class Page(NamedTuple):
 
 
 class _Chunk(NamedTuple):
+    """What the footer says of a column chunk: not its bytes, which are on their way by then."""
+
     column: int
     offset: int
     size: int
-    page: Page
+    nulls: int
+    low: bytes | None
+    high: bytes | None
 
 
 class _Group(NamedTuple):
@@ -103,7 +107,8 @@ class ParquetWriter:
             parts.append(header)
             parts.extend(page.parts)
             body = at + len(header)
-            chunks.append(_Chunk(column, at, len(header) + size, page))
+            _, nulls, low, high = page
+            chunks.append(_Chunk(column, at, len(header) + size, nulls, low, high))
             at = body + size
         self._put(parts)
         self._groups.append(_Group(rows, start, at - start, chunks))
@@ -160,7 +165,6 @@ def _row_group(group: _Group, ordinal: int) -> bytes:
 
 def _column_chunk(chunk: _Chunk, rows: int) -> bytes:
     size, offset = integer(chunk.size), integer(chunk.offset)
-    page = chunk.page
     kind, path = _COLUMN_CODES[chunk.column]
     fields = [
         (1, I32, kind),
@@ -172,11 +176,11 @@ def _column_chunk(chunk: _Chunk, rows: int) -> bytes:
         (7, I64, size),
         (9, I64, offset),
     ]
-    if page.low is not None and page.high is not None:
+    if chunk.low is not None and chunk.high is not None:
         statistics = thrift_struct(
-            (3, I64, integer(page.nulls)),
-            (5, BINARY, binary(page.high)),
-            (6, BINARY, binary(page.low)),
+            (3, I64, integer(chunk.nulls)),
+            (5, BINARY, binary(chunk.high)),
+            (6, BINARY, binary(chunk.low)),
         )
         fields.append((12, STRUCT, statistics))
     return thrift_struct((2, I64, offset), (3, STRUCT, thrift_struct(*fields)))

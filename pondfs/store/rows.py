@@ -21,7 +21,7 @@ from pondfs.store.parquet import Page, Part
 from pondfs.store.schema import COLUMNS
 from pondfs.store.thrift import varint
 
-_ATTR_NAMES = ("mode", "uid", "gid", "nlink", "rdev", "size", "atime_ns", "mtime_ns", "ctime_ns")
+ATTRIBUTES = ("mode", "uid", "gid", "nlink", "rdev", "size", "atime_ns", "mtime_ns", "ctime_ns")
 _ATTR_TYPES = "iqqiqqqqq"
 """The nine attributes, and how `array` calls their types."""
 
@@ -66,12 +66,13 @@ def encode(version: Version, first_seq: int, rows: Sequence[Row]) -> Encoded:
     ops, times, parts, nodes, modes, names, removed, attrs, below, metadata, offsets, contents = (
         list(map(field, rows)) for field in _FIELDS
     )
-    number = version.to_bytes(8, "little", signed=True)
+    number = _int64(version)
+    times_us = array("q", [time // 1000 for time in times])
     content, places = _contents(contents)
     pages: dict[str, Page] = {
         "version": Page([number * count], 0, number, number),
         "seq": Page([array("i", range(first_seq, first_seq + count)).tobytes()]),
-        "timestamp": Page([array("q", [time // 1000 for time in times]).tobytes()]),
+        "timestamp": Page([times_us.tobytes()], 0, _int64(min(times_us)), _int64(max(times_us))),
         "op": Page([b"".join(map(_text, ops))]),
         "part_id": _hex_ids(parts),
         "node_id": _hex_ids(nodes),
@@ -88,6 +89,10 @@ def encode(version: Version, first_seq: int, rows: Sequence[Row]) -> Encoded:
     pages["name"], pages["name_bytes"] = _names(names)
     pages.update(_attributes(attrs))
     return Encoded([pages[column.name] for column in COLUMNS], places)
+
+
+def _int64(number: int) -> bytes:
+    return number.to_bytes(8, "little", signed=True)
 
 
 def _prefixed(data: bytes) -> bytes:
@@ -166,10 +171,10 @@ def _attributes(attrs: Sequence[Any]) -> Iterable[tuple[str, Page]]:
     levels = _levels(attrs, nulls)
     there = [attr for attr in attrs if attr is not None] if nulls else attrs
     flat = array("q", chain.from_iterable(there))
-    width = len(_ATTR_NAMES)
+    width = len(ATTRIBUTES)
     return [
         (name, Page([levels, array(kind, flat[at::width]).tobytes()], nulls))
-        for at, (name, kind) in enumerate(zip(_ATTR_NAMES, _ATTR_TYPES, strict=True))
+        for at, (name, kind) in enumerate(zip(ATTRIBUTES, _ATTR_TYPES, strict=True))
     ]
 
 

@@ -35,7 +35,13 @@ COLUMNS = (
     Column(
         "timestamp", pa.timestamp("us", "UTC"), "timestamp", False, "when the operation happened"
     ),
-    Column("op", *_STRING, False, "create, update, link, unlink, rename, extent, commit"),
+    Column(
+        "op",
+        *_STRING,
+        False,
+        "create, update, link, unlink, rename, extent, commit; touch: only times moved, as names "
+        "in the directory changed or the file was read",
+    ),
     Column(
         "part_id",
         *_STRING,
@@ -104,9 +110,9 @@ SCHEMA = pa.schema([pa.field(c.name, c.arrow, c.nullable) for c in COLUMNS])
 CONTENT = "content"
 CONTENT_INDEX = len(COLUMNS) - 1
 
-STATISTICS = ("version", "part_id", "node_id")
+STATISTICS = ("version", "timestamp", "part_id", "node_id")
 """Columns that get Parquet statistics and Delta file statistics. Others would only cost bytes:
-nobody skips files by uid."""
+nobody skips files by uid. (Data files of earlier days have none of `timestamp`.)"""
 
 
 def delta_schema() -> "Schema":

@@ -4,13 +4,15 @@ Paths are bytes from the pond's root, without a leading slash; the root is empty
 never followed here. Nothing is checked against permissions: whoever reads the store reads all.
 """
 
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from pondfs.errors import NoSuchPath, StoreDamaged
-from pondfs.node import ROOT, NodeId
+from pondfs.errors import NoSuchPath, StoreDamaged, UsageError
+from pondfs.node import FILE_TYPES, ROOT, NodeId
+from pondfs.store.stored_file import StoredFile
 
 if TYPE_CHECKING:
     from pondfs.interfaces import Image, Store, StoredNode
@@ -48,12 +50,29 @@ class NodeStat:
     ctime_ns: int
 
 
+def not_a_file(path: bytes, mode: int) -> str:
+    """Return what is wrong with reading *path*, which is something else."""
+    kind = FILE_TYPES.get(stat.S_IFMT(mode), "special file")
+    return f"'/{shown(path)}' is a {kind}, not a file"
+
+
+def shown(path: bytes) -> str:
+    """Return *path* for a message: one line, and what is no text escaped."""
+    text = path.decode("utf-8", "backslashreplace")
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
 class StoredTree:
     """The tree an image holds.
 
     Attributes:
         label: how messages call it, such as ``version 42``.
+        live_at: where it is mounted: nowhere.
     """
+
+    live_at: bytes | None = None
 
     def __init__(
         self, store: "Store", image: "Image", decode_xattrs: Callable[[str | None], Xattrs | None]
@@ -99,6 +118,17 @@ class StoredTree:
                 self._store.read(extent.content, extent.skip + done, memoryview(data))
                 yield extent.offset + done, bytes(data)
 
+    def open(self, path: bytes) -> StoredFile:
+        """Return a regular file for reading anywhere in it, while this tree is open.
+
+        Raises: NoSuchPath; UsageError for anything but a regular file.
+        """
+        node_id = self._find(path)
+        stat_mode, *_, size, _, _, _ = self._node(node_id).attr
+        if not stat.S_ISREG(stat_mode):
+            raise UsageError(not_a_file(path, stat_mode))
+        return StoredFile(self._store, self._image.load_extents(node_id), size)
+
     def close(self) -> None:
         """Let go of the store."""
         self._store.close()
@@ -108,7 +138,7 @@ class StoredTree:
         for name in path.split(b"/") if path else ():
             node_id = self._children(node_id).get(name) if node_id is not None else None
         if node_id is None:
-            raise NoSuchPath(f"{self.label} has no '/{path.decode('utf-8', 'backslashreplace')}'")
+            raise NoSuchPath(f"{self.label} has no '/{shown(path)}'")
         return node_id
 
     def _node(self, node_id: NodeId) -> "StoredNode":

@@ -89,14 +89,34 @@ def test_only_what_files_are_skipped_by_has_statistics(tmp_path: Path) -> None:
 
 
 def test_delta_statistics(tmp_path: Path) -> None:
-    rows = [file_row(500, b"x", b"n", part=7), file_row(2, None, b"m", part=9)]
+    rows = [
+        file_row(500, b"x", b"n", part=7)._replace(time_ns=1_750_420_800_123_456_789),
+        file_row(2, None, b"m", part=9)._replace(time_ns=1_750_420_801_000_000_999),
+    ]
     stats = json.loads(write_data_file(os.fspath(tmp_path), Version(3), 0, rows).stats)
     assert stats == {
         "numRecords": 2,
-        "minValues": {"version": 3, "part_id": format_node_id(7), "node_id": format_node_id(2)},
-        "maxValues": {"version": 3, "part_id": format_node_id(9), "node_id": format_node_id(500)},
-        "nullCount": {"version": 0, "part_id": 0, "node_id": 0},
+        "minValues": {
+            "version": 3,
+            "timestamp": "2025-06-20T12:00:00.123Z",
+            "part_id": format_node_id(7),
+            "node_id": format_node_id(2),
+        },
+        "maxValues": {
+            "version": 3,
+            "timestamp": "2025-06-20T12:00:01.000Z",
+            "part_id": format_node_id(9),
+            "node_id": format_node_id(500),
+        },
+        "nullCount": {"version": 0, "timestamp": 0, "part_id": 0, "node_id": 0},
     }
+
+
+def test_delta_statistics_shut_out_no_microsecond(tmp_path: Path) -> None:
+    rows = [file_row(2, b"x", b"n")._replace(time_ns=1_750_420_800_123_001_000)]
+    stats = json.loads(write_data_file(os.fspath(tmp_path), Version(3), 0, rows).stats)
+    assert stats["minValues"]["timestamp"] == "2025-06-20T12:00:00.123Z"
+    assert stats["maxValues"]["timestamp"] == "2025-06-20T12:00:00.124Z"
 
 
 @pytest.mark.parametrize("size", [1000, 3 << 20])

@@ -1,0 +1,248 @@
+"""Giving DataFusion a table of ours, with projection and filters pushed down to it.
+
+DataFusion takes a Python subclass of `pyarrow.dataset.Dataset`: it asks for `schema`, for the
+fragments that a filter may need (once, while planning), and each fragment for its batches. A filter
+that it could translate to Arrow it leaves to us altogether, so what we return is filtered exactly.
+"""
+
+import atexit
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+Filter: TypeAlias = Any
+"""An expression of Arrow's, or None for all rows."""
+
+Failed = Callable[[BaseException], None]
+"""Told of what went wrong inside, as DataFusion turns it into a long text."""
+
+_EMIT_NULL = 2  # SetLookupOptions::NullMatchingBehavior
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a query wants of a table.
+
+    Attributes:
+        columns: names, in order; there may be none.
+        filter: rows that count, or None for all.
+        batch_rows: most rows in a batch.
+    """
+
+    columns: list[str]
+    filter: Filter
+    batch_rows: int
+
+
+Piece = Callable[[Ask], Iterable[pa.RecordBatch]]
+"""A part of a table that can be read beside the others; blocks, in any thread."""
+
+
+class _Guests:
+    """DataFusion's threads that are in our code, or may come back to it.
+
+    A thread that asks for a Python which is being taken down aborts the process, and a query that
+    failed or was given up goes on for a while.
+    """
+
+    def __init__(self) -> None:
+        self._inside = 0
+        self._used = False
+        self._moved = threading.Condition()
+        self._closed = False
+        atexit.register(self._close)
+
+    def batches(self, piece: Piece, ask: Ask) -> Iterator[pa.RecordBatch]:
+        """Yield what *piece* gives, until Python ends."""
+        self._used = True
+        batches = iter(piece(ask))
+        while self._enter():
+            try:
+                batch = next(batches, None)
+            finally:
+                self._leave()
+            if batch is None:
+                return
+            yield batch
+
+    def _enter(self) -> bool:
+        with self._moved:
+            self._inside += not self._closed
+            return not self._closed
+
+    def _leave(self) -> None:
+        with self._moved:
+            self._inside -= 1
+            self._moved.notify_all()
+
+    def _close(self) -> None:
+        with self._moved:
+            self._closed = True
+            self._moved.wait_for(lambda: not self._inside, _LAST_WAIT_S)
+        if self._used:
+            # Whoever comes back now is turned away, and does not come again; or has only to let go
+            # of what we gave it.
+            time.sleep(_LAST_CALL_S)
+
+
+_LAST_WAIT_S = 5.0
+_LAST_CALL_S = 0.05
+
+
+_guests = _Guests()
+
+
+class PondTable(ds.Dataset):  # type: ignore[misc]  # pyarrow has no types
+    """A table whose pieces are known when it is planned, and read when it runs."""
+
+    def __init__(
+        self, schema: pa.Schema, pieces: Callable[[Filter], Sequence[Piece]], failed: Failed
+    ) -> None:
+        """Take over *pieces*: what has to be read for a filter; called once for each plan."""
+        self._schema = schema
+        self._pieces = pieces
+        self._failed = failed
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Return the columns."""
+        return self._schema
+
+    def get_fragments(self, filter: Any = None) -> list["_Fragment"]:  # noqa: A002
+        """Return the pieces that may hold rows for *filter*."""
+        try:
+            found = self._pieces(exact(filter))
+        except BaseException as error:
+            self._failed(error)
+            raise
+        # A plan over no piece at all is one that DataFusion refuses to sort.
+        return [_Fragment(piece, self._failed) for piece in found or [lambda _: ()]]
+
+    def scanner(self, columns: list[str] | None = None, **_: Any) -> "_Scanner":
+        """Return what tells the schema of *columns*: DataFusion reads by the fragments."""
+        return _Scanner(self._schema, columns, iter(()))
+
+
+class _Fragment:
+    def __init__(self, piece: Piece, failed: Failed) -> None:
+        self._piece = piece
+        self._failed = failed
+
+    def scanner(
+        self,
+        schema: pa.Schema,
+        columns: list[str] | None = None,
+        filter: Any = None,  # noqa: A002
+        batch_size: int = 8192,
+    ) -> "_Scanner":
+        names = schema.names if columns is None else columns
+        return _Scanner(schema, names, self._batches(Ask(names, exact(filter), batch_size)))
+
+    def _batches(self, ask: Ask) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from _guests.batches(self._piece, ask)
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self._failed(error)
+            raise
+
+
+class _Scanner:
+    def __init__(
+        self, schema: pa.Schema, columns: list[str] | None, batches: Iterator[pa.RecordBatch]
+    ) -> None:
+        names = schema.names if columns is None else columns
+        self.projected_schema = pa.schema([schema.field(name) for name in names])
+        self._batches = batches
+
+    def to_batches(self) -> Iterator[pa.RecordBatch]:
+        return self._batches
+
+
+def exact(expression: Any) -> Filter:
+    """Return a filter of DataFusion's as SQL means it.
+
+    For SQL ``null NOT IN (…)`` is null, but DataFusion asks Arrow for a membership in which nulls
+    take part. The text of an expression can't be changed, so it is done in how it is pickled.
+    """
+    if expression is None or isinstance(expression, pc.Expression):
+        if expression is None or "is_in(" not in str(expression):
+            return expression
+    else:
+        return pc.scalar(expression.as_py())  # a filter without a column
+    rebuild, (data,) = expression.__reduce__()
+    batch = pa.ipc.open_file(pa.py_buffer(data)).get_batch(0)
+    for at, field in enumerate(batch.schema):
+        if pa.types.is_struct(field.type) and field.type.get_field_index(_NULLS) >= 0:
+            parts = [
+                pa.array([_EMIT_NULL], part.type)
+                if part.name == _NULLS
+                else batch.column(at).field(part.name)
+                for part in field.type
+            ]
+            options = pa.StructArray.from_arrays(parts, fields=list(field.type))
+            batch = batch.set_column(at, field, options)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return rebuild(sink.getvalue())
+
+
+_NULLS = "null_matching_behavior"
+
+
+def batches_of(table: pa.Table, ask: Ask) -> Iterator[pa.RecordBatch]:
+    """Yield what is asked of a table in memory."""
+    if ask.filter is not None:
+        table = table.filter(ask.filter)
+    yield from table.select(ask.columns).to_batches(max_chunksize=ask.batch_rows)
+
+
+class LoadedTable:
+    """Pieces of a table that is loaded when it is first read, as far as its columns are asked for.
+
+    Called with a filter it returns the pieces, which share what is loaded.
+    """
+
+    def __init__(
+        self, schema: pa.Schema, load: Callable[[frozenset[str]], pa.Table], parts: int = 1
+    ) -> None:
+        """Take *load*: it gets the columns that are needed, and returns a table with these."""
+        self._names = frozenset(schema.names)
+        self._load = load
+        self._parts = parts
+
+    def __call__(self, _: Filter) -> list[Piece]:
+        """Return the pieces."""
+        lock = threading.Lock()
+        known: dict[frozenset[str], pa.Table] = {}
+
+        def once(columns: frozenset[str]) -> pa.Table:
+            with lock:
+                if columns not in known:
+                    known[columns] = self._load(columns)
+                return known[columns]
+
+        def piece(number: int) -> Piece:
+            def read(ask: Ask) -> Iterator[pa.RecordBatch]:
+                table = once(frozenset(ask.columns) | self._looked_at(ask.filter))
+                start, stop = (table.num_rows * at // self._parts for at in (number, number + 1))
+                return batches_of(table.slice(start, stop - start), ask)
+
+            return read
+
+        return [piece(number) for number in range(self._parts)]
+
+    def _looked_at(self, expression: Filter) -> frozenset[str]:
+        """Return the columns a filter needs, and perhaps one more that its text has a word of."""
+        return self._names.intersection(
+            re.findall(r"\w+", "" if expression is None else str(expression))
+        )

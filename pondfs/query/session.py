@@ -1,0 +1,312 @@
+"""A session of queries over one pond."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from datafusion import (
+    Expr,
+    RuntimeEnvBuilder,
+    SessionConfig,
+    SessionContext,
+    SQLOptions,
+    udtf,
+)
+from datafusion.catalog import SchemaProvider, Table
+
+from pondfs.node import Version
+from pondfs.query import functions
+from pondfs.query.dataset import Filter, LoadedTable, PondTable
+from pondfs.query.live import LiveTree
+from pondfs.query.oplog import SCHEMA_WITH_PENDING, Oplog, Stats
+from pondfs.query.pond import Pond
+from pondfs.query.rewrite import rewrite
+from pondfs.query.tree import ENTRIES, EXTENTS, NODES, TreeTables
+from pondfs.query.trouble import explain
+from pondfs.store.resolve import resolve_version
+from pondfs.store.tree import StoredTree
+
+if TYPE_CHECKING:
+    from pondfs.query.contents import Contents
+
+MEMORY_BYTES = 256 << 20
+"""What DataFusion may hold for sorting, grouping and joining; beyond, it uses the disk."""
+
+BATCH_ROWS = 8192
+
+OPERATIONS: Filter = ~pc.field("op").isin(["commit", "extent", "touch"]) & ~(
+    pc.field("name").is_null() & pc.field("op").isin(["create", "unlink"])
+)
+"""The rows that say what somebody did: one for each operation, whatever rows it took."""
+
+
+class Result:
+    """What a query gives: its schema, and its batches as they come. Iterate it once.
+
+    Attributes:
+        schema: of every batch.
+        stats: what reading the oplog skipped; whole when all batches are read.
+    """
+
+    def __init__(
+        self, frame: Any, schema: pa.Schema, stats: Stats, translate: Callable[..., BaseException]
+    ) -> None:
+        self.schema = schema
+        self.stats = stats
+        self._frame = frame
+        self._translate = translate
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        try:
+            for batch in self._frame.execute_stream():
+                yield batch.to_pyarrow()
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            raise self._translate(error) from None
+        if self.schema.names == ["plan_type", "plan"] and self.stats.files:
+            yield pa.RecordBatch.from_arrays(
+                [pa.array(["oplog"]), pa.array([self.stats.line()])], schema=self.schema
+            )
+
+    def table(self) -> pa.Table:
+        """Return all of it. Raises: as iterating."""
+        return pa.Table.from_batches(list(self), self.schema)
+
+
+class Session:
+    """Queries over one pond as it was found. One query at a time; from any thread.
+
+    Nothing but reading is possible. While it is open no data file is removed.
+
+    Attributes:
+        store: the pond's directory.
+        at: the version that the tree is shown at; None: the newest, and what is pending.
+        live: where the pond is mounted, if files are to be read as they are now.
+        context: DataFusion's.
+    """
+
+    def __init__(
+        self,
+        store: str | os.PathLike[str],
+        *,
+        at: str | None = None,
+        pending: pa.Table | None = None,
+        live: Path | None = None,
+    ) -> None:
+        """Open the pond in *store*.
+
+        Args:
+            store: its directory.
+            at: show the tree, the rows and the log as they were at this version, time or tag.
+            pending: rows of the coming version, with the columns of `store.schema.SCHEMA`; of no
+                account with *at*.
+            live: the mountpoint.
+        Raises: NotAPond, NoSuchVersion, StoreDamaged, OSError.
+        """
+        self.live = live
+        self._now_ns = time.time_ns()
+        self._failures: list[BaseException] = []
+        self._trees: dict[Version | None, StoredTree | LiveTree] = {}
+        self._stats = Stats()
+        self._pond = Pond(store, None if at is not None else pending)
+        self.store = self._pond.store
+        try:
+            self.at = None if at is None else self.resolve(at)
+            self._tables = _Tables(self.failed)
+            self.context = _context()
+            self.context.catalog().register_schema("public", self._tables)
+            self._register()
+        except BaseException:
+            self._pond.close()
+            raise
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the pond. Calling it twice is harmless."""
+        for tree in self._trees.values():
+            tree.close()
+        self._trees.clear()
+        self._pond.close()
+
+    # --- queries ---
+
+    def sql(self, text: str) -> Result:
+        """Plan a query; it runs when the result is read.
+
+        Raises: UsageError saying what is wrong with *text*; what a table function raises.
+        """
+        self._failures.clear()
+        self._stats = stats = Stats()
+
+        def translate(error: BaseException) -> BaseException:
+            return self._failures[0] if self._failures else explain(error, text)
+
+        try:
+            frame = self.context.sql_with_options(rewrite(text), _READ_ONLY)
+            return Result(frame, frame.schema(), stats, translate)
+        except BaseException as error:
+            raise translate(error) from None
+
+    def failed(self, error: BaseException) -> None:
+        """Note what went wrong in a table of ours: DataFusion only has a text of it."""
+        self._failures.append(error)
+
+    # --- what tables are made of ---
+
+    def resolve(self, text: str) -> Version:
+        """Return the version *text* means, of those there were. Raises: NoSuchVersion."""
+        return resolve_version(self.store, text, self._now_ns, self._pond.newest)
+
+    def tree(self, at: str | None = None) -> StoredTree | LiveTree:
+        """Return the tree at *at*; None: the session's own, from the mount if there is one.
+
+        It is the session's: closed with it. It tells no extended attributes.
+
+        Raises: NoSuchVersion, StoreDamaged, OSError.
+        """
+        version = self.at if at is None else self.resolve(at)
+        if version not in self._trees:
+            self._trees[version] = self._open_tree(version)
+        return self._trees[version]
+
+    def _open_tree(self, version: Version | None) -> StoredTree | LiveTree:
+        if version is None and self.live is not None:
+            return LiveTree(self.live)
+        # With all that writes a pond behind it, which few queries need.
+        from pondfs.store.delta import DeltaStore
+
+        store = DeltaStore.open_reader(self.store)
+        try:
+            # Only committed bytes can be read from the store.
+            image = self._pond.image(self._pond.newest if version is None else version)
+            return StoredTree(store, image, lambda text: None)
+        except BaseException:
+            store.close()
+            raise
+
+    # --- registration ---
+
+    def _register(self) -> None:
+        only = None if self.at is None else pc.field("version") <= pc.scalar(self.at)
+        operations = OPERATIONS if only is None else only & OPERATIONS
+        cores = os.cpu_count() or 1
+        oplog = Oplog(self._pond, cores)
+        for name, rows in (("oplog", only), ("oplog_entries", operations)):
+            self._add(name, SCHEMA_WITH_PENDING, self._oplog_pieces(oplog, rows))
+        tree = TreeTables(self._pond, self.at)
+        self._add("nodes", NODES, LoadedTable(NODES, tree.nodes, cores))
+        self._add("directory_entries", ENTRIES, LoadedTable(ENTRIES, tree.entries, cores))
+        self._add("extents", EXTENTS, LoadedTable(EXTENTS, tree.extents, cores))
+        self._add(
+            "versions",
+            functions.VERSIONS,
+            LoadedTable(
+                functions.VERSIONS, lambda _: functions.versions_table(self.store, self.at)
+            ),
+        )
+        self._add(
+            "tags",
+            functions.TAGS,
+            LoadedTable(functions.TAGS, lambda _: functions.tags_table(self.store)),
+        )
+        self.add_function("nodes_at", self._nodes_at)
+        self.add_function("directory_entries_at", self._entries_at)
+        self.add_function("history", self._history)
+        self.add_function("changes", self._changes)
+        self.add_function("read", lambda *args: self._files.read(*args))
+        self._tables.find_file = lambda name: self._files.table(name)
+
+    @cached_property
+    def _files(self) -> "Contents":
+        # Reading CSV and JSON is a library of its own: imported when somebody asks for a file.
+        from pondfs.query.contents import Contents
+
+        return Contents(self)
+
+    def _oplog_pieces(self, oplog: Oplog, only: Filter) -> Callable[[Filter], Any]:
+        return lambda asked: oplog.pieces(only, self._stats)(asked)
+
+    def _add(self, name: str, schema: pa.Schema, pieces: Callable[[Filter], Any]) -> None:
+        self._tables.known[name] = Table(PondTable(schema, pieces, self.failed))
+
+    def add_function(self, name: str, function: Callable[..., Any]) -> None:
+        """Make *function*, of expressions, a table function; what it raises comes out as it is."""
+
+        def call(*args: Expr) -> Any:
+            try:
+                return function(*args)
+            except BaseException as error:
+                self.failed(error)
+                raise
+
+        self.context.register_udtf(udtf(call, name))
+
+    def _table(self, schema: pa.Schema, load: Callable[[frozenset[str]], pa.Table]) -> Table:
+        return Table(PondTable(schema, LoadedTable(schema, load), self.failed))
+
+    def _nodes_at(self, *args: Expr) -> Table:
+        (when,) = functions.texts("nodes_at", args, "'VERSION OR TIME'")
+        return self._table(NODES, TreeTables(self._pond, self.resolve(when)).nodes)
+
+    def _entries_at(self, *args: Expr) -> Table:
+        (when,) = functions.texts("directory_entries_at", args, "'VERSION OR TIME'")
+        return self._table(ENTRIES, TreeTables(self._pond, self.resolve(when)).entries)
+
+    def _history(self, *args: Expr) -> Table:
+        (path,) = functions.texts("history", args, "'/PATH'")
+        return self._table(functions.HISTORY, lambda _: functions.history_table(self.store, path))
+
+    def _changes(self, *args: Expr) -> Table:
+        texts = functions.texts("changes", args, "'VERSION OR TIME'", "'VERSION OR TIME'")
+        old, new = map(self.resolve, texts)
+        return self._table(
+            functions.CHANGES, lambda _: functions.changes_table(self.store, old, new)
+        )
+
+
+class _Tables(SchemaProvider):
+    """The tables by name, and files of the pond by their path in quotes."""
+
+    def __init__(self, failed: Callable[[BaseException], None]) -> None:
+        self._failed = failed
+        self.known: dict[str, Table] = {}
+        self.find_file: Callable[[str], Table | None] = lambda name: None
+
+    @property
+    def table_names(self) -> list[str]:  # type: ignore[override]  # called without parentheses
+        return list(self.known)
+
+    def table(self, name: str) -> Table | None:
+        try:
+            return self.find_file(name) if name.startswith("/") else self.known.get(name)
+        except BaseException as error:
+            self._failed(error)
+            raise
+
+    def table_exist(self, name: str) -> bool:
+        return name in self.known or name.startswith("/")
+
+
+_READ_ONLY = SQLOptions().with_allow_ddl(False).with_allow_dml(False).with_allow_statements(False)
+
+
+def _context() -> SessionContext:
+    config = (
+        SessionConfig()
+        .with_information_schema(True)
+        .with_target_partitions(os.cpu_count() or 1)
+        .with_batch_size(BATCH_ROWS)
+    )
+    runtime = RuntimeEnvBuilder().with_disk_manager_os().with_fair_spill_pool(MEMORY_BYTES)
+    return SessionContext(config, runtime)
