@@ -57,12 +57,14 @@ if [ "$what" = test ]; then
     need_command attr getfattr
     need_command e2fsprogs mkfs.ext4
     need_command emacs-nox emacs
+    need_command fish fish
     need_command nano nano
     need_command rsync rsync
     need_command sqlite3 sqlite3
     need_command strace strace
     # vim-tiny calls itself vim.tiny; any vim will do
     need vim-tiny sh -c 'command -v vim || command -v vim.tiny'
+    need_command zsh zsh
 fi
 
 [ ${#missing[@]} -gt 0 ] || exit 0

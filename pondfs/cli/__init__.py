@@ -5,9 +5,15 @@
 - ``output``: tables, JSON, human units, progress
 - ``trees`` ``mounted``: the tree as it is, or was, from a mount or the store; ``patch``: two of
   them as text
-- ``init`` ``status`` ``ls`` ``cat`` ``find`` ``cp`` ``log`` ``diff`` ``history`` ``commit``
-  ``umount``: the verbs of ``pond``
+- ``init`` ``status`` ``ls`` ``cat`` ``find`` ``describe`` ``du`` ``cp`` ``log`` ``diff``
+  ``history`` ``commit`` ``umount``: the verbs of ``pond``
+- ``globs``: wildcards in paths; ``changing``: a pond to change, mounted or not, and its commit;
+  ``targets`` ``host`` ``copy_in`` ``copy_out`` ``tally``: where copies go, and making them
 - ``mount_pond`` ``umount_pond``: the mount helpers
+- ``show`` ``sync``: the oplog's rows; durable now; ``ls_pending``: what ``ls --pending`` marks
+- ``query``: SQL; ``query_text`` ``query_run``: its statements, and running them; ``query_prompt``
+  ``query_worker``: the prompt, and the process that works for it
+- ``criteria``: what ``find`` looks for; ``completion``: of commands in a shell
 
 Nothing here may import trio, pyarrow or deltalake at module level: ``pond --help`` answers in well
 under 150 ms because verbs import what is heavy when they run.
@@ -25,11 +31,47 @@ from pondfs import __version__
 from pondfs.cli.reach import pond_option
 from pondfs.cli.run import run
 
-VERBS = (
-    "init", "status", "ls", "cat", "find", "cp", "log", "diff", "history", "restore", "undo", "tag",
-    "commit", "prune", "umount",
-)  # fmt: skip
-"""In the order in which ``pond --help`` shows them; each is a module here with a ``command``."""
+SECTIONS = {
+    "Files": {
+        "ls": "List directories, now or as they were.",
+        "cat": "Print files, now or as they were.",
+        "cp": "Copy files and trees in, out, or as of then.",
+        "mkdir": "Make directories.",
+        "touch": "Make empty files; set files' times.",
+        "mv": "Rename or move, many at once by wildcards.",
+        "ln": "Make a symlink, or another name for a file.",
+        "rm": "Remove files and trees.",
+        "find": "Find files by name, type, size or change.",
+        "du": "Show what takes how much space, and which versions do.",
+        "describe": "Say all there is to say of a path.",
+    },
+    "The past": {
+        "log": "Show the versions, newest first.",
+        "diff": "Show what changed between two versions.",
+        "history": "Show what happened to one file, newest first.",
+        "restore": "Put files or trees back as they were.",
+        "undo": "Take back what one version changed.",
+        "tag": "Name a version, so that it is kept; list or remove names.",
+    },
+    "Questions": {
+        "query": "Ask in SQL: history, the tree, data in files.",
+        "show": "Show the oplog's rows: every change, as it is stored.",
+    },
+    "The pond": {
+        "init": "Make an empty pond.",
+        "status": "Show what is pending and what the daemon does.",
+        "commit": "Make what is pending a version.",
+        "sync": "Make everything durable, as sync(1) does.",
+        "prune": "Forget versions and free the space only they used.",
+        "compact": "Put many small data files together.",
+        "umount": "Unmount a pond; return when everything is durable.",
+        "completion": "Print what makes a shell complete pond's commands.",
+    },
+}
+"""As ``pond --help`` shows them; each is a module here with a ``command``. What they are for stands
+here, so that the list needs none of them."""
+
+VERBS = tuple(verb for verbs in SECTIONS.values() for verb in verbs)
 
 
 class _Verbs(click.Group):
@@ -43,7 +85,16 @@ class _Verbs(click.Group):
             return None
         verb: Any = importlib.import_module(f"pondfs.cli.{cmd_name}")
         command: click.Command = verb.command
+        if "_POND_COMPLETE" in os.environ:
+            from pondfs.cli.completion import equip
+
+            equip(command)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, verbs in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl(list(verbs.items()))
 
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
@@ -57,12 +108,12 @@ def pond() -> None:
 
     \b
     Example:
-      mount.pond /mnt/pond          mount it (see mount.pond --help)
-      pond status                   what is pending, what the daemon does
-      pond commit -m 'harvest'      make what is pending a version
-      pond log -n 5                 the last five versions
-      pond diff 41..42              what changed in version 42
-      pond umount /mnt/pond         commit, and be sure it is down
+      mount.pond /mnt/pond                    mount it (see mount.pond --help)
+      pond commit -m 'harvest'                make what is pending a version
+      pond diff yesterday                     what changed since
+      pond cp --at 42 notes/plan.txt .        get a file back
+      pond query "SELECT * FROM read('/logs/*.csv')"
+      pond umount /mnt/pond                   commit, and be sure it is down
     """
 
 

@@ -7,9 +7,10 @@ from typing import BinaryIO
 
 import click
 
+from pondfs.cli.globs import expand_all
 from pondfs.cli.output import format_path, progress
-from pondfs.cli.reach import find_place, path_in_pond, pond_option
-from pondfs.cli.trees import Tree, at_option, follow, open_tree
+from pondfs.cli.reach import find_place, pond_option
+from pondfs.cli.trees import Tree, at_option, open_tree
 from pondfs.errors import UsageError
 from pondfs.node import FILE_TYPES
 from pondfs.store.tree import PIECE_BYTES
@@ -23,7 +24,7 @@ _ROW_BYTES = 16
 _TEXT_CONTROLS = frozenset(b"\b\t\n\f\r\x1b")
 
 
-@click.command("cat", short_help="Print a file, now or as it was.")
+@click.command("cat")
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True)
 @at_option
 @pond_option
@@ -37,14 +38,15 @@ def command(paths: tuple[str, ...], at: str | None) -> None:
     Example:
       pond cat notes/plan.txt --at yesterday
       pond cat photo.jpg --at 42 > photo.jpg
+      pond cat 'raw/2026-*.csv'
     """
     place = find_place()
     with progress("reading"):
         tree = open_tree(place, at)
     out = sys.stdout.buffer
     try:
-        for path in paths:
-            where, info = follow(tree, path_in_pond(place, path, as_seen=at is None), last=True)
+        for found in expand_all(tree, place, paths, as_seen=at is None):
+            where, info = found.follow(tree)
             if stat.S_ISDIR(info.mode):
                 raise UsageError(f"'/{format_path(where)}' is a directory: see pond ls")
             if not stat.S_ISREG(info.mode):

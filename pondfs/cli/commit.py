@@ -7,7 +7,7 @@ from pondfs.cli.reach import connect_anyhow, find_place, pond_option, require_po
 from pondfs.unmount import flush_kernel
 
 
-@click.command("commit", short_help="Make what is pending a version.")
+@click.command("commit")
 @click.option("-m", "--message", default="", help="What the log shall say.")
 @click.option("--json", "as_json", is_flag=True, help="Print {version, operations, …} as JSON.")
 @pond_option

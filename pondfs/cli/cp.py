@@ -1,470 +1,311 @@
-"""``pond cp``: copy a file or a tree, as it was, out of the pond."""
+"""``pond cp``: copy files and trees, between the host and a pond or within a pond."""
 
 import contextlib
-import errno
-import itertools
 import os
-import resource
-import secrets
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import click
 
-from pondfs.cli.mounted import MountedTree
-from pondfs.cli.output import format_count, format_path, format_size, progress
-from pondfs.cli.reach import find_place, path_in_pond, pond_option
-from pondfs.cli.trees import Failures, Tree, at_option, follow, open_tree, walk
-from pondfs.errors import NoSuchPath, UsageError
-from pondfs.store.tree import NodeStat, Piece
+from pondfs.cli.changing import ChangingCommand, Work, changing, commit_options, tell
+from pondfs.cli.copy_in import CopyIn, check
+from pondfs.cli.copy_out import CopyOut
+from pondfs.cli.globs import Found, expand_all, has_magic
+from pondfs.cli.host import Target, allow_depth, open_sources, open_target, refuse_itself
+from pondfs.cli.output import format_path, progress
+from pondfs.cli.reach import Place, find_place, pond_option
+from pondfs.cli.tally import Tally
+from pondfs.cli.targets import (
+    directories_above,
+    fill,
+    find_in_pond,
+    has_captures,
+    refuse_same,
+    refuse_several,
+    require_directory,
+)
+from pondfs.cli.trees import Tree, at_option, open_tree
+from pondfs.errors import UsageError
 
-_HOLD = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-"""How a directory is held open: it need not be readable."""
-
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-
-_BY_FD = b"/proc/self/fd/"
+_SIDES = ("pond", "host")
 
 
-@click.command("cp", short_help="Copy a file or a tree out, as it was.")
-@click.argument("path")
-@click.argument("dest", type=click.Path())
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What the command line says.
+
+    Attributes:
+        sources: without prefixes.
+        dest: without its prefix.
+        is_pattern: whether a source has wildcards, and so *dest* may name what they stood for.
+    """
+
+    place: Place
+    sources: tuple[str, ...]
+    dest: str
+    is_pattern: bool
+    force: bool
+    parents: bool
+    dry_run: bool
+
+    def fill(self, found: Found) -> str:
+        """Return DEST for one source."""
+        return fill(self.dest, found.captures) if self.is_pattern else self.dest
+
+    @property
+    def is_one_dest(self) -> bool:
+        """Whether all goes to one DEST, which must be a directory for several things."""
+        return not (self.is_pattern and has_captures(self.dest))
+
+
+@click.command("cp", cls=ChangingCommand)
+@click.argument("sources", metavar="SRC...", nargs=-1, required=True)
+@click.argument("dest", metavar="DEST")
 @at_option
-@click.option("--force", is_flag=True, help="Replace files that are there already.")
+@click.option("--force", "-f", is_flag=True, help="Replace files that are there already.")
+@click.option("--parents", "-p", is_flag=True, help="Make the directories that DEST lacks.")
+@click.option("--dry-run", "-n", is_flag=True, help="Only say what would be copied where.")
+@click.option("-r", "-R", "-a", "_", is_flag=True, help="As always: trees, and all that is kept.")
+@commit_options
+@click.option("--json", "as_json", is_flag=True, help="Print {version, dry_run, …} as JSON.")
 @pond_option
-def command(path: str, dest: str, at: str | None, force: bool) -> int:
-    """Copy PATH, a file or a directory with all that is in it, to DEST outside or inside the mount.
+def command(
+    sources: tuple[str, ...],
+    dest: str,
+    at: str | None,
+    force: bool,
+    parents: bool,
+    dry_run: bool,
+    _: bool,
+    message: str | None,
+    no_commit: bool,
+    as_json: bool,
+) -> int:
+    """Copy SRC, a file or a directory with all that is in it, to DEST.
+
+    pond: and host: in front say where a path is. Without any, SRC is in the pond and DEST on the
+    host; with one, what has none is on the other side. So pond: on both sides copies in the pond.
+    A host path may lead into the mount, which is the same.
 
     DEST is the copy's name, or a directory to put it into. Kept are modes, times, symlinks, hard
     links among what is copied, holes, extended attributes, special files and, for root, owners.
-    Nothing is replaced without --force; what is only at DEST stays there. Without --at it is copied
-    as it is now.
+    Nothing is replaced without --force; what is only at DEST stays there. --at is for an SRC in the
+    pond. If SRC has wildcards, $0, $1, … in DEST are what they stood for, in their order.
 
     \b
     Example:
       pond cp --at yesterday notes/plan.txt .
-      pond cp --at 42 notes /tmp/notes-as-of-42
       pond cp --at 42 / /tmp/everything
+      pond cp host:/etc/hosts host:/etc/fstab pond:etc/
+      pond cp --at 42 pond:notes pond:notes-as-of-42
+      pond cp -p 'pond:raw/**/*.csv' 'host:/tmp/csv/$0/$1.csv'
     """
-    place = find_place()
+    from_pond, bare, to_pond, target = _sides(sources, dest)
+    if at is not None and not from_pond:
+        raise UsageError("--at is for what is in the pond: SRC is on the host")
+    if not to_pond and (message is not None or no_commit):
+        raise UsageError("-m and --no-commit are for changes in the pond: DEST is on the host")
+    is_pattern = any(has_magic(source) for source in bare)
+    job = _Job(find_place(), bare, target, is_pattern, force, parents, dry_run)
+    tally = Tally()
+    if not to_pond:
+        return _copy_out(job, at, tally, as_json)
+    return _copy_in(job, from_pond, at, tally, message, no_commit, as_json)
+
+
+def _sides(sources: Sequence[str], dest: str) -> tuple[bool, tuple[str, ...], bool, str]:
+    """Return whether the sources are in the pond, they, whether DEST is, and it."""
+    split = [_side(source) for source in sources]
+    given = {side for side, _ in split if side}
+    if len(given) > 1 or (given and any(not side for side, _ in split)):
+        raise UsageError("what is copied is all in the pond or all on the host: prefix all alike")
+    to, target = _side(dest)
+    other = {"": "", "pond": "host", "host": "pond"}
+    side = "".join(given) or other[to] or "pond"
+    to = to or other[side]
+    if side == to == "host":
+        raise UsageError("both are on the host: cp does that; pond: says what is in the pond")
+    return side == "pond", tuple(path for _, path in split), to == "pond", target
+
+
+def _side(text: str) -> tuple[str, str]:
+    side, colon, path = text.partition(":")
+    if colon and side in _SIDES:
+        return side, path or ("/" if side == "pond" else "")
+    return "", text
+
+
+# --- to the host ----------------------------------------------------------------------------------
+
+
+def _copy_out(job: _Job, at: str | None, tally: Tally, as_json: bool) -> int:
     with progress("reading"):
-        tree = open_tree(place, at)
+        tree = open_tree(job.place, at)
     try:
-        where, info = follow(tree, path_in_pond(place, path, as_seen=at is None), last=False)
-        with _open_target(os.fsencode(dest), where, info) as target:
-            _refuse_itself(tree, where, info, target)
-            copy = _Copy(tree, target, force)
-            with progress(f"copying {path}"):
-                copy.check(where, info)
-                copy.run(where, info)
+        found = expand_all(tree, job.place, job.sources, tally.failed, as_seen=at is None)
+        missing = [_missing_directory(job, one, len(found)) for one in found]
+        if len(found) > 1 and job.is_one_dest and not (missing[0] or os.path.isdir(job.dest)):
+            refuse_several(job.dest)
+        # All is looked up before anything is made.
+        ends = list[bytes]()
+        for one, directory in zip(found, missing, strict=True):
+            dest = os.fsencode(job.fill(one))
+            if directory:
+                into = dest.endswith(b"/") or (job.is_one_dest and len(found) > 1)
+                ends.append(os.path.join(dest, os.path.basename(one.path)) if into else dest)
+                continue
+            with open_target(dest, one.path, one.info) as target:
+                refuse_itself(tree, one.path, one.info, target)
+                CopyOut(tree, target, tally, force=job.force).check(one.path, one.info)
+                ends.append(target.call(target.name))
+        refuse_same(zip((one.typed for one in found), ends, strict=True))
+        if not job.dry_run:
+            for directory in filter(None, missing):
+                os.makedirs(directory, exist_ok=True)
+            allow_depth()
+            with tally.showing():
+                copy: CopyOut | None = None
+                for one, target in _targets(job, found):
+                    if copy is None or not job.is_one_dest:
+                        copy = CopyOut(tree, target, tally, force=job.force)
+                    copy.target = target
+                    copy.run(one.path, one.info)
     finally:
         tree.close()
-    click.echo(
-        f"copied {format_count(copy.count)} file{'' if copy.count == 1 else 's'}, "
-        f"{format_size(copy.bytes)}, to {format_path(target.call(target.name))}"
+    moved = [("pond:/", one.path, "host:", end) for one, end in zip(found, ends, strict=True)]
+    where = ends[0] if len(ends) == 1 else os.fsencode(job.dest)
+    _tell(job, None, tally, moved, where, as_json)
+    return tally.failed.code
+
+
+def _missing_directory(job: _Job, one: Found, count: int) -> str:
+    """Return the directory that ``--parents`` has to make; empty for none."""
+    if not job.parents:
+        return ""
+    dest = job.fill(one)
+    is_into = (count > 1 and job.is_one_dest) or (
+        dest.endswith("/") and not stat.S_ISDIR(one.info.mode)
     )
-    for note in copy.notes():
-        click.echo(f"pond: {note}", err=True)
-    return copy.failed.code
+    directory = dest if is_into else os.path.dirname(dest.rstrip("/"))
+    return "" if not directory or os.path.isdir(directory) else directory
 
 
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """Where the copy goes.
-
-    Attributes:
-        fd: the directory it is made in, held open (O_PATH).
-        above: what a person calls that; empty for the working directory.
-        name: the copy's own in it; empty when what is copied is the directory itself.
-    """
-
-    fd: int
-    above: bytes
-    name: bytes
-
-    def call(self, path: bytes) -> bytes:
-        """Return what a person calls *path*, which counts from the directory held open."""
-        return os.path.join(self.above, path) if path else self.above
-
-    def reach(self, path: bytes) -> bytes:
-        """Return where *path* (as of `_Copy.run`) is copied to, from the directory held open."""
-        return os.path.join(self.name, path) if path else self.name
-
-
-@contextlib.contextmanager
-def _open_target(dest: bytes, path: bytes, info: NodeStat) -> Iterator[_Target]:
-    """Find the copy's name as cp(1) does, and hold the directory open.
-
-    The root has no name of its own: what is in it goes into DEST.
-    """
-    name = path.rpartition(b"/")[2]
-    above = dest
-    try:
-        fd = os.open(dest, _HOLD)
-    except OSError:
-        if dest.endswith(b"/") and not stat.S_ISDIR(info.mode):
-            shown = format_path(dest)
-            raise UsageError(
-                f"'{shown}' is no directory: make it, or leave the slash out"
-            ) from None
-        above, name = os.path.split(dest.rstrip(b"/"))
-        if not name:
-            raise UsageError("DEST is empty: name a file or a directory") from None
-        try:
-            fd = os.open(above or b".", _HOLD)
-        except OSError:
-            shown = format_path(above or b".")
-            raise UsageError(f"there is no directory '{shown}': make it first") from None
-    try:
-        yield _Target(fd, above, name)
-    finally:
-        os.close(fd)
-
-
-def _refuse_itself(tree: Tree, path: bytes, info: NodeStat, target: _Target) -> None:
-    """Refuse to copy a live directory into itself, which would never end."""
-    if not isinstance(tree, MountedTree) or tree.live_at is None or not stat.S_ISDIR(info.mode):
+def _targets(job: _Job, found: Sequence[Found]) -> Iterator[tuple[Found, Target]]:
+    """Yield each source with where its copy goes, held open until the next is asked for."""
+    if not job.is_one_dest:
+        for one in found:
+            with open_target(os.fsencode(job.fill(one)), one.path, one.info) as target:
+                yield one, target
         return
-    source = os.stat(os.path.join(tree.live_at, path))
-    shown = target.call(target.name)
-    above = os.path.realpath(shown)
-    while True:
-        with contextlib.suppress(OSError):
-            if os.path.samestat(os.stat(above), source):
+    first = found[0]
+    with open_target(os.fsencode(job.fill(first)), first.path, first.info) as target:
+        for one in found:
+            if len(found) > 1:
+                target = replace(target, name=os.path.basename(one.path))
+            yield one, target
+
+
+# --- to the pond ----------------------------------------------------------------------------------
+
+
+def _copy_in(
+    job: _Job,
+    from_pond: bool,
+    at: str | None,
+    tally: Tally,
+    message: str | None,
+    no_commit: bool,
+    as_json: bool,
+) -> int:
+    with contextlib.ExitStack() as opened:
+        work = opened.enter_context(changing(job.place, message, no_commit, dry_run=job.dry_run))
+        found = list(_find_sources(job, from_pond, at, work.tree, opened))
+        into = len(found) > 1 and job.is_one_dest
+        if into:
+            dest = require_directory(work.tree, job.place, job.dest, parents=job.parents)
+            job = replace(job, dest=dest)
+        targets = []
+        for tree, one in found:
+            target = find_in_pond(
+                work.tree,
+                job.place,
+                job.fill(one),
+                os.path.basename(one.path),
+                parents=job.parents,
+                is_directory=stat.S_ISDIR(one.info.mode) and not into,
+            )
+            if tree is work.tree and one.path in (b"", target, *directories_above(target)):
                 raise UsageError(
-                    f"'{format_path(shown)}' is inside what is to be copied: copy a version of "
+                    f"'/{format_path(target)}' is inside what is to be copied: copy a version of "
                     "it (--at latest)"
                 )
-        if above == b"/":
-            return
-        above = os.path.dirname(above)
+            check(tree, one.path, one.info, work.tree, target, job.force)
+            targets.append(target)
+        refuse_same((one.typed, end) for (_, one), end in zip(found, targets, strict=True))
+        if not job.dry_run:
+            copies: dict[int, CopyIn] = {}
+            with tally.showing():
+                for (tree, one), target in zip(found, targets, strict=True):
+                    if id(tree) not in copies:
+                        copies[id(tree)] = CopyIn(
+                            tree, work.backend, tally,
+                            force=job.force, keep_going=work.is_mounted, parents=job.parents,
+                        )  # fmt: skip
+                    copies[id(tree)].run(one.path, one.info, target)
+        side = "pond:/" if from_pond else "host:"
+        moved = [
+            (side, one.path if from_pond else os.fsencode(one.typed), "pond:/", end)
+            for (_, one), end in zip(found, targets, strict=True)
+        ]
+    where = b"/" + (targets[0] if len(targets) == 1 else os.fsencode(job.dest).lstrip(b"/"))
+    _tell(job, work, tally, moved, where, as_json)
+    return tally.failed.code
 
 
-@dataclass(frozen=True, slots=True)
-class _Directory:
-    """A directory that is being copied.
-
-    Attributes:
-        path: where it is in the tree.
-        info: what it is there.
-        fd: the copy, held open (O_PATH).
-    """
-
-    path: bytes
-    info: NodeStat
-    fd: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Made:
-    """A copy that others may be hard links to: where it is, and by what to know it again."""
-
-    path: bytes
-    identity: tuple[int, int]
+def _find_sources(
+    job: _Job, from_pond: bool, at: str | None, pond: Tree, opened: contextlib.ExitStack
+) -> Iterator[tuple[Tree, Found]]:
+    """Yield what is to be copied, each with the tree it is in."""
+    if not from_pond:
+        for source in job.sources:
+            host, found = open_sources(source)
+            opened.callback(host.close)
+            yield from ((host, one) for one in found)
+        return
+    tree = pond
+    if at is not None:
+        with progress("reading"):
+            tree = open_tree(job.place, at)
+        opened.callback(tree.close)
+    for one in expand_all(tree, job.place, job.sources, as_seen=at is None):
+        yield tree, one
 
 
-class _Copy:
-    """One copying, and what became of it.
-
-    The place may be another user's, who swaps what was just made for a symlink: directories are
-    held open, what is made is opened once and gets its attributes by that, and no path is looked up
-    twice.
-
-    Attributes:
-        count: files and all else that is no directory, copied.
-        bytes: their content.
-        failed: what could not be read or made, and was left out.
-    """
-
-    def __init__(self, tree: Tree, target: _Target, force: bool) -> None:
-        self.count = 0
-        self.bytes = 0
-        self.failed = Failures()
-        self._tree = tree
-        self._target = target
-        self._force = force
-        self._links: dict[int, _Made] = {}
-        self._is_root = os.geteuid() == 0
-        self._owners_lost = 0
-        self._xattrs_lost = 0
-
-    def check(self, path: bytes, info: NodeStat) -> None:
-        """Refuse, before anything is written, to replace what is there already.
-
-        Raises: UsageError naming the first such file.
-        """
-        is_there = self._check_one(info, self._target.reach(b""))
-        if is_there and stat.S_ISDIR(info.mode):
-            for inner, facts in walk(self._tree, path, lambda _: None):
-                self._check_one(facts, self._target.reach(_from(path, inner)))
-
-    def _check_one(self, info: NodeStat, name: bytes) -> bool:
-        try:
-            there = os.stat(name or b".", dir_fd=self._target.fd, follow_symlinks=False)
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        shown = format_path(self._target.call(name))
-        if stat.S_ISDIR(there.st_mode) != stat.S_ISDIR(info.mode):
-            is_dir = stat.S_ISDIR(there.st_mode)
-            raise UsageError(
-                f"'{shown}' is {'a' if is_dir else 'no'} directory, what is copied there is "
-                f"{'none' if is_dir else 'one'}: move it away first"
-            )
-        if not self._force and not stat.S_ISDIR(info.mode):
-            raise UsageError(f"'{shown}' is there already: --force replaces it")
-        return True
-
-    def run(self, path: bytes, info: NodeStat) -> None:
-        """Copy what is at *path*, a directory with all that is in it."""
-        target = self._target
-        if not stat.S_ISDIR(info.mode):
-            self._make(path, info, target.fd, target.name)
-            return
-        _allow_depth()
-        # Making what is in a directory changes its times, and its mode may forbid it.
-        held = list[_Directory]()
-        try:
-            held.append(_Directory(path, info, self._enter(target.fd, target.name)))
-            for inner, facts in walk(self._tree, path, self.failed):
-                while not _is_below(inner, held[-1].path):
-                    self._leave(held)
-                name = target.reach(_from(path, inner))
-                if stat.S_ISDIR(facts.mode):
-                    held.append(_Directory(inner, facts, self._enter(held[-1].fd, name)))
-                else:
-                    self._make(inner, facts, held[-1].fd, name)
-            while held:
-                self._leave(held)
-        finally:
-            for directory in held:
-                os.close(directory.fd)
-
-    def _enter(self, above: int, path: bytes) -> int:
-        """Make a directory, unless it is there, and hold it open."""
-        with self._naming(path):
-            name = os.path.basename(path)
-            if not name:
-                return os.dup(above)
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(name, 0o700, dir_fd=above)
-            return os.open(name, _HOLD | os.O_NOFOLLOW, dir_fd=above)
-
-    def _leave(self, held: list[_Directory]) -> None:
-        directory = held[-1]
-        with self._naming(self._target.reach(_from(held[0].path, directory.path))):
-            self._finish(directory.path, directory.info, directory.fd)
-        os.close(held.pop().fd)
-
-    @contextlib.contextmanager
-    def _naming(self, path: bytes) -> Iterator[None]:
-        """Have errors name the copy as a person calls it, not relative to what is held open."""
-        try:
-            yield
-        except OSError as error:
-            # What the tree says names, as text, what it could not read.
-            if not isinstance(error.filename, str):
-                error.filename = format_path(self._target.call(path))
-            raise
-
-    def _make(self, path: bytes, info: NodeStat, above: int, where: bytes) -> None:
-        """Copy what is no directory to *where*, whose directory is *above*.
-
-        What is replaced stays until the copy is whole, and nothing half made is left.
-        """
-        final = os.path.basename(where)
-        name = final
-        if self._force:
-            name = b".%s.%s" % (final[:200], secrets.token_hex(4).encode())
-        try:
-            with self._naming(where):
-                identity = self._link(info, above, name) or self._make_new(path, info, above, name)
-                if name != final:
-                    _replace(name, final, above)
-        except NoSuchPath:
-            return  # gone since it was listed
-        except PermissionError as error:
-            # Ours to read it is not, or to make a device; disk full and the like end it all.
-            self.failed(error)
-            return
-        if info.nlink > 1:
-            self._links.setdefault(info.ino, _Made(where, identity))
-        self.count += 1
-
-    def _link(self, info: NodeStat, above: int, name: bytes) -> tuple[int, int] | None:
-        """Make a hard link to the copy of the same node; return None if there can't be one."""
-        first = self._links.get(info.ino) if info.nlink > 1 else None
-        if first is None:
-            return None
-        try:
-            fd = _open_inside(self._target.fd, first.path)
-        except OSError:
-            return None
-        try:
-            # Not what somebody put in its place.
-            if _identity(fd) != first.identity:
-                return None
-            os.link(_BY_FD + b"%d" % fd, name, dst_dir_fd=above, follow_symlinks=True)
-        except FileExistsError:
-            raise
-        except OSError:
-            return None  # no hard links here, or no more; what else is wrong, a copy will tell
-        finally:
-            os.close(fd)
-        return first.identity
-
-    def _make_new(self, path: bytes, info: NodeStat, above: int, name: bytes) -> tuple[int, int]:
-        """Make a copy with content and attributes; return by what to know it again."""
-        kind = stat.S_IFMT(info.mode)
-        pieces: Iterator[Piece] = iter(())
-        if kind == stat.S_IFREG:
-            pieces = self._tree.read(path)
-            # Opened for reading before anything is made.
-            first = list(itertools.islice(pieces, 1))
-            pieces = itertools.chain(first, pieces)
-            fd = os.open(name, _NEW, 0o600, dir_fd=above)
-        else:
-            if kind == stat.S_IFLNK:
-                os.symlink(self._tree.readlink(path), name, dir_fd=above)
-            else:
-                self._make_special(kind, info, above, name)
-            fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
-        try:
-            made = os.fstat(fd)
-            if kind == stat.S_IFREG:
-                self._fill(fd, pieces, info)
-            elif stat.S_IFMT(made.st_mode) != kind or made.st_nlink > 1:
-                # Only a regular file is opened by what makes it.
-                raise FileExistsError(errno.EEXIST, "somebody replaced it while it was copied")
-            self._finish(path, info, fd)
-            return made.st_dev, made.st_ino
-        except FileExistsError:
-            raise  # somebody else's
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(name, dir_fd=above)
-            raise
-        finally:
-            os.close(fd)
-
-    @staticmethod
-    def _make_special(kind: int, info: NodeStat, above: int, name: bytes) -> None:
-        try:
-            os.mknod(name, kind | 0o600, info.rdev, dir_fd=above)
-        except PermissionError as error:
-            raise PermissionError(error.errno, "only root can make a device") from None
-
-    def _fill(self, fd: int, pieces: Iterator[Piece], info: NodeStat) -> None:
-        end = 0
-        for offset, data in pieces:
-            view = memoryview(data)
-            while view:
-                view = view[os.pwrite(fd, view, offset + len(data) - len(view)) :]
-            end = offset + len(data)
-            self.bytes += len(data)
-        # A hole at the end; but what grew meanwhile is taken as it is.
-        if info.size_bytes > end:
-            os.ftruncate(fd, info.size_bytes)
-
-    def _finish(self, path: bytes, info: NodeStat, fd: int) -> None:
-        """Give the copy its attributes, in the order in which none undoes another.
-
-        chown drops set-id bits and capabilities; user xattrs need write permission, which the mode
-        may not give; all but the times moves the times.
-        """
-        # For a symlink and what O_PATH opened, too, there is no fchmod(2): but this is that very
-        # node, and no path that others could change leads to it (proc(5), magic links).
-        copy = _BY_FD + b"%d" % fd
-        mode = self._own(info, fd, copy)
-        self._put_xattrs(path, copy)
-        if not stat.S_ISLNK(info.mode):
-            os.chmod(copy, mode)
-        os.utime(copy, ns=(info.atime_ns, info.mtime_ns))
-
-    def _own(self, info: NodeStat, fd: int, copy: bytes) -> int:
-        """Give the copy its owner as far as we may; return the mode it may have then."""
-        mode = stat.S_IMODE(info.mode)
-        if self._is_root:
-            os.chown(copy, info.uid, info.gid)
-            return mode
-        now = os.fstat(fd)
-        if now.st_gid != info.gid:
-            with contextlib.suppress(PermissionError):
-                os.chown(copy, -1, info.gid)
-                now = os.fstat(fd)
-        if (now.st_uid, now.st_gid) != (info.uid, info.gid):
-            self._owners_lost += 1
-            # Set-id for somebody it was not meant for would be a hole.
-            if now.st_uid != info.uid:
-                mode &= ~stat.S_ISUID
-            if now.st_gid != info.gid and not stat.S_ISDIR(info.mode):
-                mode &= ~stat.S_ISGID
-        return mode
-
-    def _put_xattrs(self, path: bytes, copy: bytes) -> None:
-        try:
-            xattrs = self._tree.xattrs(path)
-        except NoSuchPath:
-            return  # gone since it was copied
-        for name, value in xattrs.items():
-            try:
-                os.setxattr(copy, name, value)
-            except OSError as error:
-                if error.errno not in (errno.EOPNOTSUPP, errno.EPERM, errno.EACCES, errno.ENOSPC):
-                    raise
-                self._xattrs_lost += 1
-
-    def notes(self) -> Iterator[str]:
-        """Yield what the copies lack, one line each."""
-        if self._owners_lost:
-            yield f"{format_count(self._owners_lost)} of them had another owner: root keeps owners"
-        if self._xattrs_lost:
-            yield (
-                f"{format_count(self._xattrs_lost)} extended attributes could not be kept: the "
-                "place does not have them, or only root may set them"
-            )
+# --- what was done --------------------------------------------------------------------------------
 
 
-def _from(path: bytes, inner: bytes) -> bytes:
-    """Return *inner*, which is at or below *path*, from there."""
-    return inner[len(path) + 1 :] if path else inner
-
-
-def _is_below(path: bytes, directory: bytes) -> bool:
-    return not directory or path.startswith(directory + b"/")
-
-
-def _replace(name: bytes, final: bytes, above: int) -> None:
-    try:
-        os.replace(name, final, src_dir_fd=above, dst_dir_fd=above)
-    finally:
-        # It failed; or did nothing, as rename(2) does if both names are one file: a link that was
-        # there already.
-        with contextlib.suppress(OSError):
-            os.unlink(name, dir_fd=above)
-
-
-def _open_inside(top: int, path: bytes) -> int:
-    """Hold open what is at *path* below *top*; no symlink is followed, neither on the way."""
-    *above, name = path.split(b"/")
-    held = os.dup(top)
-    try:
-        for part in above:
-            inner = os.open(part, _HOLD | os.O_NOFOLLOW, dir_fd=held)
-            os.close(held)
-            held = inner
-        return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=held)
-    finally:
-        os.close(held)
-
-
-def _identity(fd: int) -> tuple[int, int]:
-    info = os.fstat(fd)
-    return info.st_dev, info.st_ino
-
-
-def _allow_depth() -> None:
-    """Let a directory be open for each level of the tree; 1,024 is what systems begin with."""
-    with contextlib.suppress(OSError, ValueError):
-        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+def _tell(
+    job: _Job,
+    work: Work | None,
+    tally: Tally,
+    moved: Sequence[tuple[str, bytes, str, bytes]],
+    where: bytes,
+    as_json: bool,
+) -> None:
+    done: list[dict[str, Any]] = [
+        {"op": "copy", "from": side + os.fsdecode(source), "path": to + os.fsdecode(end)}
+        for side, source, to, end in moved
+    ]
+    if job.dry_run:
+        lines = [f"{format_path(source)} -> {format_path(end)}" for _, source, _, end in moved]
+    else:
+        lines = [f"copied {tally.text}, to {format_path(where)}"]
+    version = None if work is None else work.version
+    tell(
+        version, done, lines,
+        as_json=as_json, dry_run=job.dry_run, files=tally.count, bytes=tally.bytes,
+    )  # fmt: skip
+    for note in tally.notes():
+        click.echo(f"pond: {note}", err=True)

@@ -1,22 +1,23 @@
 """``pond diff``: what changed between two versions."""
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import click
 
+from pondfs.cli.globs import Pattern, is_missing, match, parse
 from pondfs.cli.output import format_path, format_size, print_json, progress
 from pondfs.cli.reach import (
     Place,
     find_place,
     load_changes,
     load_pending_changes,
-    path_in_pond,
     pond_option,
 )
 from pondfs.cli.trees import Failures, open_tree, resolve_versions
-from pondfs.errors import UsageError
+from pondfs.errors import PondError, UsageError
 
 if TYPE_CHECKING:
     from pondfs.change import Change, State
@@ -27,7 +28,7 @@ _PATCH_COLOURS = {b"+": "green", b"-": "red", b"@": "cyan"}
 _LETTERS = {"added": "A", "removed": "D", "changed": "M", "renamed": "R", "mode": "m"}
 
 
-@click.command("diff", short_help="Show what changed between two versions.")
+@click.command("diff")
 @click.argument("span", metavar="A[..B]")
 @click.argument("path", required=False)
 @click.option("--stat", "with_sizes", is_flag=True, help="Show sizes, and a summary at the end.")
@@ -41,7 +42,8 @@ def command(
 
     A and B are versions (42), UTC times (2026-06-20, 10m-ago) or latest. A line for each path:
     A added, D removed, M changed, R renamed, m mode or owner changed. What changed and changed back
-    is not shown, nor are times. With PATH only what is there or below it.
+    is not shown, nor are times. With PATH only what is there or below it; with
+    wildcards, what is like it in A or B.
 
     --patch prints a patch instead, which patch -p1 applies to a copy of A; what is no text, or over
     4 MiB, is only named.
@@ -56,11 +58,16 @@ def command(
     if as_json and as_patch:
         raise UsageError("--json and --patch are two ways to print: choose one")
     place = find_place()
-    old, new = _versions(place, span)
+    old, new = resolve_span(place, span)
     with progress("comparing"):
-        names = path_in_pond(place, path or "/")
-        pending = None if ".." in span else load_pending_changes(place, old, names)
-        changes = load_changes(place, old, new, names) if pending is None else pending
+        pattern = parse(place, path or "/")
+        try:
+            pending, changes = _load(place, span, old, new, pattern.names)
+        except PondError as error:
+            if not (pattern.is_glob and is_missing(error)):
+                raise
+            pending, changes = _load(place, span, old, new, pattern.names[: pattern.start])
+            changes = [change for change in changes if _is_like(change, pattern)]
     if as_json:
         from pondfs.change import change_record
 
@@ -73,7 +80,26 @@ def command(
         click.echo(summarize(changes))
     if not as_patch:
         return None
-    return _print_patch(place, f"v{old}", f"v{new}" if pending is None else None, changes)
+    return _print_patch(place, f"v{old}", None if pending else f"v{new}", changes)
+
+
+def _load(
+    place: Place, span: str, old: "Version", new: "Version", names: tuple[bytes, ...]
+) -> "tuple[bool, list[Change]]":
+    """Return whether it is what is pending that is compared, and what is different."""
+    pending = None if ".." in span else load_pending_changes(place, old, names)
+    if pending is not None:
+        return True, pending
+    return False, load_changes(place, old, new, names)
+
+
+def _is_like(change: "Change", pattern: Pattern) -> bool:
+    """Return whether a path of *change*, or a directory it is in, is like *pattern*."""
+    for path in (change.path, change.source):
+        below = [] if path is None else os.fsdecode(path).split("/")[pattern.start :]
+        if any(match(pattern.globs, below[:end]) is not None for end in range(1, len(below) + 1)):
+            return True
+    return False
 
 
 def _print_patch(place: Place, old: str, new: str | None, changes: "Sequence[Change]") -> int:
@@ -110,7 +136,11 @@ def _print_line(line: bytes) -> None:
         click.secho(shown, fg=colour, bold=line.startswith(b"diff "))
 
 
-def _versions(place: Place, span: str) -> "list[Version]":
+def resolve_span(place: Place, span: str) -> "list[Version]":
+    """Return the versions that ``A..B`` means, or ``A`` and the newest.
+
+    Raises: UsageError; NoSuchVersion.
+    """
     first, dots, second = span.partition("..")
     if not first or (dots and not second):
         raise UsageError(f"'{span}' is not A or A..B: see pond diff --help")

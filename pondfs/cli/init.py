@@ -9,7 +9,7 @@ from pondfs.cli.reach import create_pond, find_place, pond_option
 from pondfs.options import parse_store
 
 
-@click.command("init", short_help="Make an empty pond.")
+@click.command("init")
 @click.argument("store", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print {store} as JSON.")
 @pond_option

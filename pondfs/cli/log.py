@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pondfs.cli.diff import format_change, summarize
+from pondfs.cli.globs import expand, is_missing, parse
 from pondfs.cli.output import (
     format_count,
     format_local,
@@ -24,17 +25,18 @@ from pondfs.cli.reach import (
     load_tags,
     load_touching,
     load_versions,
-    path_in_pond,
     pond_option,
 )
+from pondfs.cli.trees import open_tree
+from pondfs.errors import PondError
+from pondfs.node import Version
 from pondfs.when import span
 
 if TYPE_CHECKING:
-    from pondfs.node import Version
     from pondfs.oplog import VersionInfo
 
 
-@click.command("log", short_help="Show the versions, newest first.")
+@click.command("log")
 @click.argument("path", required=False)
 @click.option("-n", "limit", type=click.IntRange(min=1), help="Show the newest N only.")
 @click.option("--since", metavar="W", help="Only from version or time W on.")
@@ -53,7 +55,8 @@ def command(
     """Show the pond's versions, newest first: when, who, how much, and the message.
 
     With PATH only those that touched it, or anything in it if it is a directory, also under the
-    names it had before. What is pending is no version yet: see pond status.
+    names it had before. With wildcards in PATH, those that touched anything like it there is now.
+    What is pending is no version yet: see pond status.
 
     \b
     Example:
@@ -108,10 +111,34 @@ def _choose(
     )
     versions = versions[first:last]
     if path is not None:
-        touching = load_touching(place, path_in_pond(place, path))
+        touching = _load_touching(place, path)
         if touching is not None:
             versions = [info for info in versions if info.version in touching]
     return versions[::-1]
+
+
+def _load_touching(place: Place, path: str) -> "set[Version] | None":
+    """Return the versions that touched what *path* stands for; None for all."""
+    pattern = parse(place, path)
+    try:
+        # What is gone may have had wildcard characters in its name, too.
+        return load_touching(place, pattern.names)
+    except PondError as error:
+        if not (pattern.is_glob and is_missing(error)):
+            raise
+    tree = open_tree(place, None)
+    try:
+        found = expand(tree, pattern)
+    finally:
+        tree.close()
+    touching = set[Version]()
+    for one in found:
+        try:
+            touching |= load_touching(place, tuple(one.path.split(b"/"))) or set()
+        except PondError as error:
+            if not is_missing(error):
+                raise  # else it is in no version yet
+    return touching
 
 
 def _show_changes(place: Place, versions: "Sequence[VersionInfo]", as_json: bool) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 
 import click
 
+from pondfs.cli.globs import Found, expand_all
+from pondfs.cli.ls_pending import Marks, describe_gone, load_marks
 from pondfs.cli.output import (
     format_count,
     format_local,
@@ -21,75 +23,154 @@ from pondfs.cli.output import (
     print_json,
     progress,
 )
-from pondfs.cli.reach import find_place, path_in_pond, pond_option
-from pondfs.cli.trees import Failures, Tree, at_option, follow, open_tree, spell
-from pondfs.errors import NoSuchPath
+from pondfs.cli.reach import find_place, pond_option
+from pondfs.cli.trees import Failures, Tree, at_option, open_tree, spell
+from pondfs.errors import NoSuchPath, UsageError
 from pondfs.node import FILE_TYPES
 from pondfs.store.tree import NodeStat
 
 Entry = tuple[bytes, NodeStat]
 """A path from the pond's root, and what is there."""
 
+Group = tuple[str | None, bytes | None, list[str], list[Entry]]
+"""What is listed together: of a directory a heading and its path, the names, what they are."""
+
+KEYS = (
+    "path", "type", "mode", "uid", "gid", "nlink", "size", "mtime", "ctime", "target", "device",
+)  # fmt: skip
+"""What ``--json`` says of each name; with ``--pending`` that as well."""
+
 _COLOURS = {stat.S_IFDIR: "blue", stat.S_IFLNK: "cyan", stat.S_IFREG: None}
 
 
-@click.command("ls", short_help="List a directory, now or as it was.")
-@click.argument("path", default=".")
+@click.command("ls")
+@click.argument("paths", metavar="[PATH...]", nargs=-1)
 @click.option("-l", "in_full", is_flag=True, help="Mode, links, owner, size and time of each.")
 @click.option("-a", "all_names", is_flag=True, help="Names that begin with a dot, too.")
 @click.option("-R", "recursive", is_flag=True, help="What is in the directories below, too.")
 @at_option
+@click.option("--pending", is_flag=True, help="Mark what is not committed, show what is gone.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array, one object a name.")
 @pond_option
 def command(
-    path: str, in_full: bool, all_names: bool, recursive: bool, at: str | None, as_json: bool
+    paths: tuple[str, ...],
+    in_full: bool,
+    all_names: bool,
+    recursive: bool,
+    at: str | None,
+    pending: bool,
+    as_json: bool,
 ) -> int:
     """List what is in directory PATH, by default where you stand in the mount, else the root.
 
-    Without --at it is what is there now; of a pond that is not mounted, the newest version.
+    PATH may have wildcards: * ? [ab] in names, ** for any directories; quote it. Without --at it is
+    what is there now; of a pond that is not mounted, the newest version. --pending puts a letter
+    before each name: A new, M changed, R moved, D removed.
 
     \b
     Example:
       pond ls -l notes
       pond ls -l notes --at yesterday
+      pond ls 'raw/**/*.csv'
       pond ls -R --at 42 --json | jq -r '.[].path'
     """
+    if pending and at is not None:
+        raise UsageError("--pending is about what is now, --at about what was: give one of them")
     place = find_place()
     failed = Failures()
     with progress("reading"):
+        marks = load_marks(place) if pending else None
         tree = open_tree(place, at)
     try:
+        found = expand_all(tree, place, paths or (".",), failed, as_seen=at is None)
         # As ls(1): a link to a directory is listed, unless it is itself what -l is about.
-        where, info = follow(tree, path_in_pond(place, path, as_seen=at is None), last=not in_full)
-        groups: Iterator[tuple[bytes | None, list[Entry]]]
-        if not stat.S_ISDIR(info.mode):
-            groups = iter(((None, [(where, info)]),))
-        else:
-            groups = _groups(tree, where, all_names, recursive, failed)
+        asked = [(one.typed, *_end(tree, one, last=not in_full)) for one in found]
+        groups = _all_groups(tree, asked, all_names, recursive, failed)
         if as_json:
-            found = [entry for _, entries in groups for entry in entries]
-            print_json([describe(tree, *entry) for entry in found])
+            print_json(_described(tree, groups, all_names, marks))
             return failed.code
-        for number, (directory, entries) in enumerate(groups):
-            if recursive and directory is not None:
-                heading = format_path(spell(path, where, directory))
+        for number, (heading, directory, names, entries) in enumerate(groups):
+            if heading is not None and (recursive or len(asked) > 1):
                 click.echo(("\n" if number else "") + heading + ":")
-            if directory is None:
-                names = [format_path(os.fsencode(path))]
-            else:
-                names = [format_path(inner.rpartition(b"/")[2]) for inner, _ in entries]
+            if marks is not None:
+                pairs = zip(names, entries, strict=True)
+                names = [marks.label(path, name) for name, (path, _) in pairs]
             if in_full:
                 _print_in_full(tree, names, entries)
+            elif marks is not None:
+                click.echo("".join(f"{name}\n" for name in names), nl=False)
             else:
                 _print_names(names, entries)
+            if marks is not None and directory is not None:
+                for name, _ in _gone(marks, directory, entries, all_names):
+                    click.echo(f"D {format_path(name)}")
     finally:
         tree.close()
     return failed.code
 
 
+def _end(tree: Tree, found: Found, *, last: bool) -> Entry:
+    """Return what is listed for what was asked: of a symlink, with *last*, what it leads to."""
+    if not last:
+        return found.path, found.info
+    try:
+        return found.follow(tree)
+    except (NoSuchPath, UsageError):
+        # One that leads nowhere is a name as well, if nobody asked for what it leads to.
+        if not found.captures:
+            raise
+        return found.path, found.info
+
+
+def _all_groups(
+    tree: Tree,
+    asked: Sequence[tuple[str, bytes, NodeStat]],
+    all_names: bool,
+    recursive: bool,
+    failed: Failures,
+) -> Iterator[Group]:
+    """Yield what is listed together.
+
+    As ls(1): what is no directory comes first, without a heading.
+    """
+    files = [(typed, where, info) for typed, where, info in asked if not stat.S_ISDIR(info.mode)]
+    if files:
+        names = [format_path(os.fsencode(typed)) for typed, _, _ in files]
+        yield None, None, names, [(where, info) for _, where, info in files]
+    for typed, where, info in asked:
+        if stat.S_ISDIR(info.mode):
+            for directory, entries in _groups(tree, where, all_names, recursive, failed):
+                names = [format_path(inner.rpartition(b"/")[2]) for inner, _ in entries]
+                heading = format_path(spell(typed, where, directory))
+                yield heading, directory, names, entries
+
+
+def _described(
+    tree: Tree, groups: Iterator[Group], all_names: bool, marks: Marks | None
+) -> list[dict[str, Any]]:
+    """Return what ``--json`` prints."""
+    found = []
+    for _, directory, _, entries in groups:
+        for path, info in entries:
+            said = describe(tree, path, info)
+            found.append(said if marks is None else {**said, "pending": marks.of(path)})
+        if marks is not None and directory is not None:
+            for name, kind in _gone(marks, directory, entries, all_names):
+                found.append(describe_gone(os.path.join(directory, name), kind, KEYS))
+    return found
+
+
+def _gone(
+    marks: Marks, directory: bytes, entries: Sequence[Entry], all_names: bool
+) -> list[tuple[bytes, str]]:
+    there = [path.rpartition(b"/")[2] for path, _ in entries]
+    gone = marks.gone_from(directory, there)
+    return [one for one in gone if all_names or not one[0].startswith(b".")]
+
+
 def _groups(
     tree: Tree, path: bytes, all_names: bool, recursive: bool, failed: Failures
-) -> Iterator[tuple[bytes | None, list[Entry]]]:
+) -> Iterator[tuple[bytes, list[Entry]]]:
     """Yield directories with what is in them, as ``ls -R`` has them."""
     todo = [path]
     while todo:
@@ -147,8 +228,8 @@ def _print_in_full(tree: Tree, names: Sequence[str], entries: Sequence[Entry]) -
             (
                 stat.filemode(info.mode),
                 format_count(info.nlink),
-                _user(info.uid),
-                _group(info.gid),
+                user_name(info.uid),
+                group_name(info.gid),
                 size,
                 format_local(moment(info.mtime_ns)),
                 last,
@@ -201,7 +282,8 @@ def _colour(info: NodeStat) -> str | None:
 
 
 @functools.cache
-def _user(uid: int) -> str:
+def user_name(uid: int) -> str:
+    """Return the name of a user, or the number."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -209,7 +291,8 @@ def _user(uid: int) -> str:
 
 
 @functools.cache
-def _group(gid: int) -> str:
+def group_name(gid: int) -> str:
+    """Return the name of a group, or the number."""
     try:
         return grp.getgrgid(gid).gr_name
     except KeyError:

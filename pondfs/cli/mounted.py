@@ -1,13 +1,15 @@
 """A tree as the kernel shows it, below a mount: plain system calls, so that permissions count."""
 
 import errno
+import io
 import os
+import stat
 from collections.abc import Iterator
 
 from pondfs.cli.output import format_path
-from pondfs.errors import NoSuchPath
+from pondfs.errors import NoSuchPath, UsageError
 from pondfs.node import PAST
-from pondfs.store.tree import PIECE_BYTES, NodeStat, Piece, Xattrs
+from pondfs.store.tree import PIECE_BYTES, NodeStat, Piece, Xattrs, not_a_file
 
 BLOCK_BYTES = 4096
 """The smallest hole that is kept: the mount does not say where holes are."""
@@ -100,10 +102,40 @@ class MountedTree:
             offset = 0
             try:
                 while data := file.read(PIECE_BYTES):
-                    yield from _nonzero(offset, data) if has_holes else ((offset, data),)
+                    yield from nonzero(offset, data) if has_holes else ((offset, data),)
                     offset += len(data)
             except OSError as error:
                 raise self._why(error, path) from None
+
+    def open(self, path: bytes) -> io.RawIOBase:
+        """Return a regular file for reading anywhere in it. It may outlive this tree.
+
+        Raises: NoSuchPath; UsageError for anything but a regular file of this mount; OSError.
+        """
+        try:
+            # Without O_NONBLOCK, a pipe would hold us up until somebody writes into it.
+            fd = os.open(
+                path or b".",
+                os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC,
+                dir_fd=self._fd,
+            )
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise UsageError(not_a_file(path, stat.S_IFLNK)) from None
+            if error.errno == errno.ENXIO:
+                raise UsageError(not_a_file(path, stat.S_IFSOCK)) from None
+            raise self._why(error, path) from None
+        try:
+            info = os.fstat(fd)
+            if not stat.S_ISREG(info.st_mode):
+                raise UsageError(not_a_file(path, info.st_mode))
+            if info.st_dev != os.fstat(self._fd).st_dev:
+                # By a symlink on the way, or because something is mounted there.
+                raise UsageError(f"'/{format_path(path)}' is no file of {self.label}")
+            return io.FileIO(fd)
+        except BaseException:
+            os.close(fd)
+            raise
 
     def close(self) -> None:
         """Let go of the directory."""
@@ -126,7 +158,7 @@ def _stat(info: os.stat_result) -> NodeStat:
     )  # fmt: skip
 
 
-def _nonzero(offset: int, data: bytes) -> Iterator[Piece]:
+def nonzero(offset: int, data: bytes) -> Iterator[Piece]:
     """Yield the runs of blocks in *data* that are not all zeros."""
     zeros = bytes(BLOCK_BYTES)
     start: int | None = None

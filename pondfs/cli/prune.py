@@ -5,9 +5,7 @@ put the new files in the place of the old ones, which is one entry in its log.
 """
 
 import contextlib
-import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +22,8 @@ from pondfs.cli.output import (
     progress,
 )
 from pondfs.cli.reach import connect, find_place, load_versions, pond_option, require_pond
+from pondfs.cli.rewriting import alone, open_store, reading, swap
 from pondfs.control.client import Client
-from pondfs.errors import DaemonRefused
 from pondfs.node import Version
 from pondfs.retention import Policy, choose, parse_count, parse_duration
 
@@ -33,12 +31,12 @@ if TYPE_CHECKING:
     from pondfs.oplog import VersionInfo
     from pondfs.store import DeltaStore
     from pondfs.store.prune import Plan
-    from pondfs.store.prune_files import Rewritten
+    from pondfs.store.rewrite import Rewritten
 
 _PERIODS = ("hourly", "daily", "weekly", "monthly", "yearly")
 
 
-@click.command("prune", short_help="Forget versions and free the space only they used.")
+@click.command("prune")
 @click.option("--keep-last", metavar="N", default="0", help="Keep the newest N versions.")
 @click.option(
     "--keep-within", metavar="D", help="Keep all that are D older than the newest at most."
@@ -89,7 +87,9 @@ def command(
         require_pond(place.store)
         store = None
         if client is None and not dry_run:
-            store = stack.enter_context(_open_store(place.store))
+            store = stack.enter_context(open_store(place.store))
+        if not dry_run:
+            stack.enter_context(alone(place.store))
         versions = load_versions(place, None)[::-1]
         reasons = choose(
             [info.version for info in versions],
@@ -125,7 +125,7 @@ def _prune(
     plan = None
     if len(reasons) < len(versions):
         # What is read must not be removed meanwhile; ours is the writer's lock, or the readers'.
-        with _reading(path, store), progress("finding out what only forgotten versions use"):
+        with reading(path, store), progress("finding out what only forgotten versions use"):
             plan = _make_plan(path, sorted(reasons), versions[-1].version)
         # With what was committed since the rules were asked.
         versions = plan.kept
@@ -153,10 +153,10 @@ def _prune(
         if not quiet and report["freed_bytes"]:
             click.echo(f"freed {format_size(report['freed_bytes'])} that a reader had kept")
         return
-    with _reading(path, store), progress("writing what stays"):
+    with reading(path, store), progress("writing what stays"):
         rewritten = _write(plan)
     with progress("putting it in place"):
-        removed = _swap(plan, rewritten, store, client)
+        removed = swap(path, rewritten, store, client)
     report["freed_bytes"] = max(0, removed - rewritten.added_bytes) if removed else 0
     if quiet:
         return
@@ -167,38 +167,6 @@ def _prune(
             f"forgotten; {format_size(max(0, rewritten.freed_bytes))} come back when nobody reads "
             "the pond any more (a read-only mount, a command)"
         )
-
-
-def _swap(
-    plan: "Plan", rewritten: "Rewritten", store: "DeltaStore | None", client: Client | None
-) -> int:
-    """Put the new files in the place of the old ones; returns the bytes the old ones had.
-
-    0 while somebody reads them.
-    """
-    from pondfs.store.prune_files import discard
-    from pondfs.store.prune_swap import is_done
-
-    # Of a daemon that was asked, its no alone says that it will not put them in place: not that
-    # it hung up, and not that we were interrupted. They are in use then, or strays, which go by
-    # themselves.
-    refusals = BaseException if store is not None else DaemonRefused
-    try:
-        if store is not None:
-            store.swap_files(rewritten.request)
-            store.remove_pruned()
-            removed = store.removed_bytes
-        else:
-            assert client is not None
-            reply = client.call("prune", timeout_s=None, request=rewritten.request)
-            removed = int(reply["removed_bytes"])
-    except refusals:
-        if not is_done(plan.store, rewritten.files):
-            discard(plan.store, rewritten)
-        raise
-    with contextlib.suppress(OSError):
-        os.unlink(os.path.join(plan.store, "_pond", rewritten.request))
-    return removed
 
 
 def _remove_left_over(store: "DeltaStore | None", client: Client | None) -> int:
@@ -245,30 +213,6 @@ def _versions(count: int) -> str:
 
 
 # --- the store ------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _open_store(path: Path) -> "Iterator[DeltaStore]":
-    from pondfs.store import open_writer
-
-    store = open_writer(path, mountpoint="", socket="")
-    try:
-        yield store
-    finally:
-        store.close()
-
-
-@contextlib.contextmanager
-def _reading(path: Path, store: "DeltaStore | None") -> Iterator[None]:
-    from pondfs.store.lock import ReaderLock
-
-    # As the writer we would wait for ourselves later.
-    lock = None if store is not None else ReaderLock(os.fspath(path / "_pond"))
-    try:
-        yield
-    finally:
-        if lock is not None:
-            lock.release()
 
 
 def _load_pinned(path: Path) -> dict[Version, list[str]]:

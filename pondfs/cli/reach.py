@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from pondfs.control.client import Client, MountClient
-from pondfs.control.protocol import find_sockets
+from pondfs.control.reach import connect_mount
 from pondfs.errors import DaemonGone, DaemonRefused, NotAPond, NotPermitted, UsageError
 from pondfs.mountinfo import Mount, find_pond_around, find_pond_at, find_ponds_of
 from pondfs.options import default_store, parse_store
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pondfs.change import Change, Event
     from pondfs.node import Version
     from pondfs.oplog import VersionInfo
+    from pondfs.store.usage import Usage
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -106,23 +107,6 @@ def connect(place: Place) -> Client | None:
     mounts = find_ponds_of(place.store)
     writer_first = min(mounts, key=lambda mount: "ro" in mount.options, default=None)
     return None if writer_first is None else connect_mount(writer_first)
-
-
-def connect_mount(mount: Mount) -> Client:
-    """Return a connection to the daemon of *mount*.
-
-    Raises: DaemonGone, NotPermitted.
-    """
-    why = "it has no control socket"
-    for path in find_sockets(mount.mountpoint, mount.owner_uid):
-        try:
-            return Client(path)
-        except DaemonGone as error:
-            why = str(error)
-    raise DaemonGone(
-        f"{mount.mountpoint} is mounted but its daemon does not answer ({why}): "
-        f"pond umount {mount.mountpoint}, then mount again"
-    )
 
 
 def require_pond(store: Path) -> None:
@@ -352,6 +336,17 @@ def load_changes(
     return load_changes(place.store, old, new, path)
 
 
+def load_operations(client: Client | MountClient, path: bytes = b"") -> list[dict[str, Any]]:
+    """Return what is pending at or below *path*, pages the kernel holds back included.
+
+    Each is an object with the keys of the op ``operations``; see ``docs/reference/control.md``.
+    """
+    with contextlib.suppress(OSError):  # a full disk: then above all somebody wants to look
+        flush_kernel(client.mountpoint)
+    found: list[dict[str, Any]] = client.call("operations", path=os.fsdecode(path))["operations"]
+    return found
+
+
 def load_pending_changes(
     place: Place, old: "Version", path: tuple[bytes, ...]
 ) -> "list[Change] | None":
@@ -408,6 +403,46 @@ def load_touching(place: Place, path: tuple[bytes, ...]) -> "set[Version] | None
     from pondfs.store.lives import load_touching
 
     return load_touching(place.store, path)
+
+
+def load_each_last(
+    place: Place, paths: "Sequence[tuple[bytes, ...]]", up_to: "Version"
+) -> "list[Version]":
+    """Return the newest version, not after *up_to*, in which each of *paths* is.
+
+    Raises: NoSuchPath, NotPermitted, StoreDamaged.
+    """
+    require_pond(place.store)
+    from pondfs.store.lives import find_each_last
+
+    return find_each_last(place.store, paths, up_to)
+
+
+def load_usage(place: Place, path: "tuple[bytes, ...]") -> "list[Usage]":
+    """Return what each version's rows hold, at *path* or below.
+
+    Raises: NoSuchPath, NotPermitted, StoreDamaged.
+    """
+    require_pond(place.store)
+    from pondfs.store.usage import load_usage
+
+    return load_usage(place.store, path)
+
+
+def store_bytes(place: Place) -> int | None:
+    """Return what the store takes on its disk, all of it; None if that is not for us to see."""
+    total = 0
+    todo = [os.fspath(place.store)]
+    try:
+        while todo:
+            for entry in os.scandir(todo.pop()):
+                with contextlib.suppress(FileNotFoundError):  # gone meanwhile
+                    total += entry.stat(follow_symlinks=False).st_blocks * 512  # stat(2)
+                    if entry.is_dir(follow_symlinks=False):
+                        todo.append(entry.path)
+    except PermissionError:
+        return None
+    return total
 
 
 def load_status(store: Path) -> dict[str, Any]:

@@ -1,15 +1,18 @@
 """``pond restore``: put files and trees back as they were."""
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
+from pondfs.cli.globs import expand, parse
 from pondfs.cli.output import format_count, format_path, print_json, progress
-from pondfs.cli.reach import ask, find_place, path_in_pond, pond_option
+from pondfs.cli.reach import Place, ask, find_place, path_in_pond, pond_option
+from pondfs.cli.trees import Tree, open_tree
 
 
-@click.command("restore", short_help="Put files or trees back as they were.")
+@click.command("restore")
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True)
 @click.option(
     "--at",
@@ -34,6 +37,9 @@ def command(
     Without --at, PATH is put back as it was before its last change: what was overwritten or deleted
     last comes back.
 
+    Wildcards in PATH (* ? [ab] in names, ** for any directories) stand for what there was at W, or
+    without --at for what there is.
+
     With --to, copies are made in directory DEST, or as DEST if there is nothing yet.
 
     \b
@@ -41,10 +47,11 @@ def command(
       pond restore notes/plan.txt
       pond restore --at yesterday notes/plan.txt
       pond restore --at 41 projects --dry-run
+      pond restore --at yesterday 'notes/**/*.txt'
       pond restore --at before-upgrade etc --to etc.old
     """
     place = find_place()
-    wanted = [os.fsdecode(b"/".join(path_in_pond(place, path))) for path in paths]
+    wanted = list(_expand(place, paths, at))
     target = None if to is None else os.fsdecode(b"/".join(path_in_pond(place, to)))
     with progress("comparing" if dry_run else "restoring"):
         done = ask(place, "restore", at=at, paths=wanted, to=target, dry_run=dry_run)
@@ -52,6 +59,24 @@ def command(
         print_json({key: done[key] for key in ("at", "version", "changes")})
     else:
         report(done, f"as it was at version {done['at']}", dry_run=dry_run)
+
+
+def _expand(place: Place, paths: tuple[str, ...], at: str | None) -> Iterator[str]:
+    """Yield the paths from the root that are meant: wildcards stand for what there was."""
+    patterns = [parse(place, path) for path in paths]
+    tree: Tree | None = None
+    try:
+        for pattern in patterns:
+            if not pattern.is_glob:
+                yield os.fsdecode(b"/".join(pattern.names))
+                continue
+            if tree is None:
+                tree = open_tree(place, at)
+            for found in expand(tree, pattern):
+                yield os.fsdecode(found.path if found.captures else b"/".join(found.names))
+    finally:
+        if tree is not None:
+            tree.close()
 
 
 def report(done: dict[str, Any], nothing: str, *, dry_run: bool) -> None:

@@ -31,7 +31,7 @@ def run(command: click.Command, name: str, args: Sequence[str] | None = None) ->
         sys.stdout.flush()
     except click.Abort:
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # click makes sys.exit(1) of EPIPE
         # Python flushes stdout once more at exit; give it somewhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_PIPE

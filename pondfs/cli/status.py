@@ -1,5 +1,7 @@
 """``pond status``: what is mounted, what is pending, what the last commit cost."""
 
+import os
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,11 +10,13 @@ import click
 from pondfs.cli.output import (
     format_count,
     format_duration,
+    format_path,
     format_size,
     print_fields,
     print_json,
+    print_table,
 )
-from pondfs.cli.reach import connect, find_place, load_status, pond_option
+from pondfs.cli.reach import connect, find_place, load_operations, load_status, pond_option
 
 KEYS = (
     "store",
@@ -30,19 +34,22 @@ KEYS = (
     "nodes",
     "rss_bytes",
     "options",
+    "operations",
 )
 """What ``--json`` always has, in this order; null where it does not apply."""
 
 
-@click.command("status", short_help="Show what is pending and what the daemon does.")
+@click.command("status")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--pending", is_flag=True, help="List what is pending: operation, path, bytes, age.")
 @pond_option
-def command(as_json: bool) -> None:
+def command(as_json: bool, pending: bool) -> None:
     """Show whether the pond is mounted, its version, and what is not committed yet.
 
     \b
     Example:
       pond status
+      pond status --pending
       pond --pond /srv/pond status --json | jq .pending_bytes
     """
     place = find_place()
@@ -51,7 +58,9 @@ def command(as_json: bool) -> None:
         found = {**load_status(place.store), "store": str(place.store), "mounted": False}
     else:
         with client:
-            found = {**client.call("status"), "mounted": True}
+            # First what is pending: the kernel gives up what it holds back for it.
+            operations = load_operations(client) if pending else None
+            found = {**client.call("status"), "mounted": True, "operations": operations}
         if commit := found.get("last_commit"):
             # The daemon speaks in seconds since 1970.
             commit["timestamp"] = datetime.fromtimestamp(commit["timestamp"], UTC)
@@ -60,6 +69,32 @@ def command(as_json: bool) -> None:
         print_json(status)
     else:
         print_fields(_lines(status))
+        _print_operations(status["operations"] or [])
+
+
+def _print_operations(operations: list[dict[str, Any]]) -> None:
+    """Print what was done, to what, how many bytes it brought, and how long ago."""
+    if not operations:
+        return
+    click.echo()
+    now_ns = time.time_ns()
+    rows = []
+    for operation in operations:
+        source = operation["from"]
+        path = _shown(operation["path"])
+        rows.append(
+            (
+                operation["op"],
+                format_size(operation["bytes"]) if operation["bytes"] else "",
+                format_duration(max(now_ns - operation["time_ns"], 0) / 1e9),
+                path if source is None else f"{_shown(source)} -> {path}",
+            )
+        )
+    print_table(("operation", "bytes", "age", "path"), rows, right="bytes age")
+
+
+def _shown(path: str) -> str:
+    return format_path(os.fsencode(path)) or "."
 
 
 def _lines(status: dict[str, Any]) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ from pondfs.cli.reach import ask, find_place, load_tags, load_versions, pond_opt
 from pondfs.errors import UsageError
 
 
-@click.command("tag", short_help="Name a version, so that it is kept; list or remove names.")
+@click.command("tag")
 @click.argument("name", required=False)
 @click.argument("when", metavar="[W]", required=False)
 @click.option("-d", "--delete", metavar="NAME", help="Take tag NAME off; its version stays.")

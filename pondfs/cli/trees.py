@@ -8,6 +8,7 @@ Paths are bytes from the pond's root, without a leading slash; the root is empty
 """
 
 import errno
+import io
 import os
 import stat
 import time
@@ -18,16 +19,16 @@ import click
 
 from pondfs.cli.mounted import MountedTree
 from pondfs.cli.output import format_path
-from pondfs.cli.reach import MOST_LINKS, Place, load_tags, load_versions, require_pond
+from pondfs.cli.reach import Place, load_tags, load_versions, require_pond
 from pondfs.errors import (
     NoSuchPath,
     NoSuchVersion,
     NotAPond,
     NotPermitted,
     SystemFailure,
-    UsageError,
 )
 from pondfs.mountinfo import Mount, find_ponds_of
+from pondfs.store.follow import follow as follow
 from pondfs.store.tree import NodeStat, Piece, Xattrs
 from pondfs.when import NO_TAGS, Moment, begin, parse, resolve
 
@@ -42,9 +43,11 @@ class Tree(Protocol):
 
     Attributes:
         label: how messages call it.
+        live_at: the mountpoint, if this is the tree of a mount as it is now.
     """
 
     label: str
+    live_at: bytes | None
 
     def lstat(self, path: bytes) -> NodeStat:
         """Return what is at *path*; a symlink is not followed."""
@@ -60,6 +63,9 @@ class Tree(Protocol):
 
     def read(self, path: bytes) -> Iterator[Piece]:
         """Yield a regular file's bytes in order, each with its offset; holes are left out."""
+
+    def open(self, path: bytes) -> io.RawIOBase:
+        """Return a regular file for reading anywhere in it; UsageError for anything else."""
 
     def close(self) -> None:
         """Let go of it."""
@@ -81,7 +87,7 @@ def open_tree(place: Place, at: str | None) -> Tree:
     Raises: NoSuchVersion; NotAPond; NotPermitted; StoreDamaged; OSError as the mount says.
     """
     why: OSError | None = None
-    for mount in _mounts(place):
+    for mount in mounts_of(place):
         try:
             return open_mounted(mount, at)
         except OSError as error:
@@ -101,7 +107,7 @@ def open_tree(place: Place, at: str | None) -> Tree:
     return tree
 
 
-def _mounts(place: Place) -> list[Mount]:
+def mounts_of(place: Place) -> list[Mount]:
     """Return the mounts to ask: the one that was meant, else the writer's.
 
     What is mounted read-only may be an old version, so it is asked only where it was named.
@@ -218,50 +224,6 @@ def spell(typed: str, root: bytes, path: bytes) -> bytes:
     if typed == ".":
         return rest
     return os.fsencode(typed.removesuffix("/")) + b"/" + rest
-
-
-def follow(tree: Tree, names: Sequence[bytes], *, last: bool) -> tuple[bytes, NodeStat]:
-    """Return where *names* lead from the root, and what is there.
-
-    Symlinks on the way are followed within the tree, so that an old one leads to what it led to
-    then; one at the end only with *last*.
-
-    Raises: NoSuchPath; UsageError for a symlink that leads out of the tree.
-    """
-    todo, done = list(names[::-1]), list[bytes]()
-    links = 0
-    found = tree.lstat(b"")
-    while todo:
-        name = todo.pop()
-        if name == b"..":
-            del done[-1:]
-            found = tree.lstat(b"/".join(done))
-            continue
-        path = b"/".join([*done, name])
-        found = tree.lstat(path)
-        if stat.S_ISLNK(found.mode) and (todo or last):
-            links += 1
-            if links > MOST_LINKS:
-                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), format_path(path))
-            target = tree.readlink(path)
-            if target.startswith(b"/"):
-                target, done = _inside(tree, path, target), []
-            todo.extend(part for part in target.split(b"/")[::-1] if part not in (b"", b"."))
-            found = tree.lstat(b"/".join(done))
-        else:
-            done.append(name)
-    return b"/".join(done), found
-
-
-def _inside(tree: Tree, path: bytes, target: bytes) -> bytes:
-    """Return an absolute link's target from the tree's root."""
-    live_at = tree.live_at if isinstance(tree, MountedTree) else None
-    if live_at is not None and (target + b"/").startswith(live_at.rstrip(b"/") + b"/"):
-        return target[len(live_at) :]
-    raise UsageError(
-        f"'/{format_path(path)}' is a symlink that leads out of {tree.label}, to "
-        f"{format_path(target)}"
-    )
 
 
 def walk(

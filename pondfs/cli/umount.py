@@ -6,7 +6,7 @@ from pondfs.cli.output import progress
 from pondfs.unmount import unmount
 
 
-@click.command("umount", short_help="Unmount a pond; return when everything is durable.")
+@click.command("umount")
 @click.argument("mountpoint")
 @click.option("-f", "--force", is_flag=True, help="Detach even if the last commit fails.")
 @click.option("-l", "--lazy", is_flag=True, help="Detach now, let go when nobody uses it any more.")

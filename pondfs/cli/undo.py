@@ -7,7 +7,7 @@ from pondfs.cli.reach import ask, find_place, pond_option
 from pondfs.cli.restore import report
 
 
-@click.command("undo", short_help="Take back what one version changed.")
+@click.command("undo")
 @click.argument("version", required=False)
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would be done.")
 @click.option("--force", is_flag=True, help="Also where later versions changed the same paths.")

@@ -10,6 +10,7 @@ import stat
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from pondfs.change import Event
 from pondfs.errors import UsageError
 from pondfs.node import ROOT, NodeId, Version
 from pondfs.store.image import Ints
+from pondfs.store.path_trace import PathTrace
 from pondfs.store.replay import Replay
 from pondfs.store.trace import Key, Trace, show
 
@@ -47,7 +49,14 @@ def load_history(store: str | os.PathLike[str], path: Sequence[bytes]) -> list[E
 
     Raises: NoSuchPath; UsageError for a directory; StoreDamaged.
     """
-    trace = Trace(store)
+    return load_dated_history(store, path)[0]
+
+
+def load_dated_history(
+    store: str | os.PathLike[str], path: Sequence[bytes]
+) -> tuple[list[Event], dict[int, datetime]]:
+    """As `load_history`, and when each version was committed."""
+    trace = PathTrace(store, path)
     try:
         node, _ = trace.find_last(path)
         if not is_file(trace, node):
@@ -55,7 +64,7 @@ def load_history(store: str | os.PathLike[str], path: Sequence[bytes]) -> list[E
                 f"{show(path)} is a directory: pond log PATH and pond diff A..B PATH show "
                 "what happened in one"
             )
-        return [step.event for step in trace_file(trace, node, b"/".join(path))]
+        return [step.event for step in trace_file(trace, node, b"/".join(path))], trace.times()
     finally:
         trace.close()
 
@@ -83,13 +92,48 @@ def trace_file(
 
 def find_last(store: str | os.PathLike[str], path: Sequence[bytes]) -> Version:
     """Return the newest version in which *path* is. Raises: NoSuchPath; StoreDamaged."""
-    trace = Trace(store)
+    return find_each_last(store, [path])[0]
+
+
+def find_each_last(
+    store: str | os.PathLike[str],
+    paths: Sequence[Sequence[bytes]],
+    up_to: Version | None = None,
+) -> list[Version]:
+    """Return the newest version, not after *up_to*, in which each of *paths* is.
+
+    Raises: NoSuchPath; StoreDamaged.
+    """
+    trace = Trace(store, up_to)
     try:
-        _, last = trace.find_last(path)
-        # Between two versions that are there it was as in the earlier.
-        return Version(max(version for version in trace.versions if version <= last))
+        versions = sorted(trace.versions)
+        known: dict[Sequence[bytes], tuple[int, int]] = {(): (ROOT, trace.newest)}
+        found = []
+        for path in paths:
+            for depth in range(1, len(path) + 1):
+                part = tuple(path[:depth])
+                if part not in known:
+                    known[part] = _find_last(trace, part, *known[part[:-1]])
+            # Between two versions that are there it was as in the earlier.
+            last = known[tuple(path)][1]
+            found.append(Version(versions[bisect_right(versions, last) - 1]))
+        return found
     finally:
         trace.close()
+
+
+def _find_last(trace: Trace, path: Sequence[bytes], above: int, until: int) -> tuple[int, int]:
+    """Return what `Trace.find_last` does; quick if *path* was last in *above*.
+
+    That is the directory that the path before the last name leads to, last at *until*.
+    """
+    versions, nodes = trace.holders(Key(above, path[-1]))
+    at = bisect_right(versions, until) - 1
+    if at >= 0 and nodes[at]:
+        return nodes[at], until
+    if at > 0 and trace.find_at(path, versions[at] - 1) == nodes[at - 1] != 0:
+        return nodes[at - 1], versions[at] - 1
+    return trace.find_last(path)
 
 
 def load_touching(store: str | os.PathLike[str], path: Sequence[bytes]) -> set[Version] | None:

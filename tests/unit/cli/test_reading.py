@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from pondfs.cli import cat, cp, patch, pond
-from pondfs.cli.find import match_path
+from pondfs.cli import cat, patch, pond
+from pondfs.cli.copy_out import CopyOut
+from pondfs.cli.globs import match
 from pondfs.cli.ls import moment
 from pondfs.cli.run import run
 from tests.unit.store.support import DIRECTORY, SYMLINK
@@ -136,8 +137,8 @@ def test_find_prints_names_as_they_are(
         ("**/a/**/b", "a/x/a/y/b", True),
     ],
 )
-def test_match_path(glob: str, path: str, is_like: bool) -> None:
-    assert match_path(glob.split("/"), path.split("/")) is is_like
+def test_match(glob: str, path: str, is_like: bool) -> None:
+    assert (match(glob.split("/"), path.split("/")) is not None) is is_like
 
 
 def test_cat(say: Say) -> None:
@@ -215,15 +216,15 @@ def test_cp_into_what_is_swapped_meanwhile(
     (victim / "secret").write_text("secret")
     (victim / "secret").chmod(0o600)
     os.utime(victim / "secret", ns=(5, 5))
-    put = cp._Copy._put_xattrs
+    put = CopyOut._put_xattrs
 
-    def swap(self: cp._Copy, path: bytes, copy: bytes) -> None:
+    def swap(self: CopyOut, path: bytes, copy: bytes) -> None:
         name = out / os.fsdecode(path.removeprefix(b"d").lstrip(b"/"))
         name.rename(tmp_path / f"swapped{len(os.listdir(tmp_path))}")
         name.symlink_to(victim if name == out else victim / "secret")
         put(self, path, copy)
 
-    monkeypatch.setattr(cp._Copy, "_put_xattrs", swap)
+    monkeypatch.setattr(CopyOut, "_put_xattrs", swap)
     assert say("cp", "--at", "2", "d", str(out))[0] == 0
     assert os.readlink(out) == str(victim)
     info = (victim / "secret").stat()
@@ -238,15 +239,15 @@ def test_cp_into_a_directory_that_is_swapped_meanwhile(
     """What is copied later stays in the directory that was made."""
     out, victim = tmp_path / "out", tmp_path / "victim"
     victim.mkdir()
-    put = cp._Copy._put_xattrs
+    put = CopyOut._put_xattrs
 
-    def swap(self: cp._Copy, path: bytes, copy: bytes) -> None:
+    def swap(self: CopyOut, path: bytes, copy: bytes) -> None:
         if path == b"d/.hidden":
             out.rename(tmp_path / "moved")
             out.symlink_to(victim)
         put(self, path, copy)
 
-    monkeypatch.setattr(cp._Copy, "_put_xattrs", swap)
+    monkeypatch.setattr(CopyOut, "_put_xattrs", swap)
     assert say("cp", "--at", "2", "d", str(out))[0] == 0
     assert os.listdir(victim) == []
     assert (tmp_path / "moved/a").read_text() == "one\n"

@@ -91,7 +91,7 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_alone_it_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(pond, "pond", []) == 1
-    assert "Commands:" in capsys.readouterr().err
+    assert "The pond:" in capsys.readouterr().err
 
 
 def test_an_unknown_verb(capsys: pytest.CaptureFixture[str]) -> None:
