@@ -5,8 +5,10 @@ import inspect
 from pathlib import Path
 
 from pondfs import errors
+from pondfs.store.schema import COLUMNS
 
 ERRORS = Path(__file__).parent / "reference" / "errors.md"
+FORMAT = Path(__file__).parent / "reference" / "format.md"
 
 
 def errors_page() -> str:
@@ -46,5 +48,21 @@ def errors_page() -> str:
     return "\n".join(lines)
 
 
+def format_page() -> str:
+    """Return docs/reference/format.md: what is written there, and the columns as they are."""
+    lines = ["| column | type | null | |", "|---|---|---|---|"]
+    lines += [
+        f"| `{column.name}` | {column.delta} | {'yes' if column.nullable else 'never'} "
+        f"| {column.comment} |"
+        for column in COLUMNS
+    ]
+    head, begin, rest = FORMAT.read_text().partition("<!-- columns -->\n")
+    _, end, tail = rest.partition("<!-- end of columns -->\n")
+    assert begin, f"{FORMAT}: the marks around the columns are gone"
+    assert end, f"{FORMAT}: the marks around the columns are gone"
+    return head + begin + "\n".join(lines) + "\n" + end + tail
+
+
 if __name__ == "__main__":
     ERRORS.write_text(errors_page())
+    FORMAT.write_text(format_page())
