@@ -87,6 +87,9 @@ show head -n 1 "$mnt/.pond/versions/$version/demo-$number/README.md"
 show pond diff "$version"
 show cp -a "$mnt/.pond/versions/$version/demo-$number/README.md" "$dir/README.md"
 
+say "Ask in SQL, about the tree, its history, or what is in files:"
+show pond query "SELECT file_type, count(*) AS nodes, sum(size) AS bytes FROM nodes GROUP BY 1 ORDER BY 1" --format table
+
 say "The pond is a Delta table. Polars reads it, without pondfs:"
 show python docs/tutorial/second_reader.py "$store" "demo-$number/README.md"
 
