@@ -117,8 +117,19 @@ def pond() -> None:
     """
 
 
+class _NoPandas:
+    """Says that there is no pandas: pyarrow and datafusion import it where it is, for 0.2 s, and no
+    command has a use for it. Not for `import pondfs`, whose users may.
+    """
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError("pond does without pandas", name=name)
+
+
 def main() -> NoReturn:
     """Run ``pond`` and end the process with its exit code."""
+    sys.meta_path.insert(0, _NoPandas())
     # numpy comes with a linear algebra library that would start a thread for each core: 10 ms.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     code = run(pond, "pond")
