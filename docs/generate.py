@@ -40,9 +40,10 @@ def errors_page() -> str:
         lines.append(f"| {found.exit_code} | `{found.__name__}` | {name} | {says} |")
     lines += [
         "",
-        "Other exit codes: 0 done, 70 a bug in pondfs (please report it), 130 interrupted, 141",
-        "nobody reads the output any more. `mount.pond` and `umount.pond` speak mount(8): 1 usage",
-        "or permission, 2 system, 4 a bug, 8 interrupted, 32 anything else that was in the way.",
+        "Other exit codes: 0 done, 70 a bug in pondfs (please report it), 130 interrupted, 143",
+        "ended by SIGTERM (129: by SIGHUP), 141 nobody reads the output any more. `mount.pond` and",
+        "`umount.pond` speak mount(8): 1 usage or permission, 2 system, 4 a bug, 8 interrupted, 32",
+        "anything else that was in the way.",
         "",
     ]
     return "\n".join(lines)

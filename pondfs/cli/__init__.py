@@ -22,6 +22,7 @@ under 150 ms because verbs import what is heavy when they run.
 import contextlib
 import importlib
 import os
+import signal
 import sys
 from typing import Any, NoReturn
 
@@ -29,7 +30,7 @@ import click
 
 from pondfs import __version__
 from pondfs.cli.reach import pond_option
-from pondfs.cli.run import run
+from pondfs.cli.run import EXIT_INTERRUPTED, run
 
 SECTIONS = {
     "Files": {
@@ -129,10 +130,21 @@ class _NoPandas:
 
 def main() -> NoReturn:
     """Run ``pond`` and end the process with its exit code."""
+    ended_by: list[int] = []
+
+    def end(number: int, _: object) -> None:
+        ended_by.append(number)
+        raise KeyboardInterrupt  # and what is half done is taken back, as at Ctrl-C
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup(1)
+            signal.signal(number, end)
     sys.meta_path.insert(0, _NoPandas())
     # numpy comes with a linear algebra library that would start a thread for each core: 10 ms.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     code = run(pond, "pond")
+    if ended_by and code == EXIT_INTERRUPTED:
+        code = 128 + ended_by[0]
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
             stream.flush()

@@ -5,6 +5,7 @@ What they did is looked at through a mount, by a walk; and how many versions it 
 
 import json
 import os
+import signal
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import pytest
 from pondfs.cli import pond as pond_command
 from pondfs.cli.run import run as run_verb
 from pondfs.store.log import read_versions
-from tests.mount import snapshot
+from tests.mount import harness, snapshot
 from tests.mount.harness import PondMount, command, run
 from tests.mount.place import Say
 from tests.mount.test_past_commands import fill, same_tree
@@ -147,7 +148,7 @@ def test_mkdir(bench: Bench) -> None:
     made = json.loads(bench.do("mkdir", "-p", "--json", "z/y", "z"))
     assert made["done"] == [{"op": "mkdir", "path": "z"}, {"op": "mkdir", "path": "z/y"}]
     bench.refuse("mkdir", "d", "fine", says="'/d' is there already")
-    bench.refuse("mkdir", "none/new", code=11, says="has no '/none'")
+    bench.refuse("mkdir", "none/new", code=11, says="pond mkdir -p /none makes it")
     bench.refuse("mkdir", "d/f/new", code=11, says="'/d/f' is no directory")
     bench.refuse("mkdir", "-p", "d/f", says="no directory")
     bench.refuse("mkdir", "q*/new", code=11, says="nothing like '/q*'")
@@ -305,7 +306,7 @@ def test_mv_refuses_before_it_moves(bench: Bench) -> None:
     bench.refuse("mv", "--force", "?1", "$0$0/x", code=11)
     bench.refuse("mv", "d", "d/x/in", says="inside 'd'")
     bench.refuse("mv", "d", "d/x", "t", says="is in 'd'")
-    bench.refuse("mv", "a1", "a1", says="to be moved itself")
+    bench.refuse("mv", "a1", "a1", says="'a1' would become itself")
     bench.refuse("mv", "--force", "a1", "a2", "a2", says="several things")
     bench.refuse("mv", "/", "t", says="root")
     bench.refuse("mv", "a1", ".pond/at/x", says="no part of the tree")
@@ -407,7 +408,7 @@ def test_cp_sides(bench: Bench, tmp_path: Path) -> None:
     bench.refuse("cp", "none", "/tmp/x", code=11)
     bench.refuse("cp", f"host:{tmp_path}/none", "x", code=11, says="is not there")
     bench.refuse("cp", f"host:{tmp_path}/n*", "x", code=11, says="nothing like")
-    bench.refuse("cp", f"host:{here}", "none/x", code=11, says="has no '/none'")
+    bench.refuse("cp", f"host:{here}", "none/x", code=11, says="pond mkdir -p /none makes it")
     bench.refuse("cp", f"host:{here}", "pond:new/", says="no directory")
 
 
@@ -622,6 +623,9 @@ def test_as_another_user(public: PondMount, say: Say) -> None:
     code, _, err = say("cp", "pond:closed/f", "pond:open/f")
     assert (code, err) == (0, "pond: 1 of them had another owner: root keeps owners\n")
     assert len(public.log()) == before + 1
+    code, out, err = say("status", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["version"] == public.log()[0]["version"]
 
 
 def test_a_dead_daemon(pond: PondMount) -> None:
@@ -630,6 +634,29 @@ def test_a_dead_daemon(pond: PondMount) -> None:
     done = pond.pond("mkdir", "d", check=False)
     assert done.returncode == 7
     assert "daemon does not answer" in done.stderr
+
+
+def test_a_daemon_that_dies_meanwhile(
+    pond: PondMount, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """What is under way fails, with the exit code of a daemon that is gone."""
+    from pondfs.api.mounted import MountedHandle
+
+    pond.remount(OPTIONS)
+    source = tmp_path / "source"
+    source.write_bytes(bytes(range(256)) * 32_768)
+    write, daemons = MountedHandle.pwrite, [pond.pid]
+
+    def kill_and_write(self: MountedHandle, data: bytes, offset: int) -> int:
+        if offset and daemons:
+            os.kill(daemons.pop(), 9)
+        return write(self, data, offset)
+
+    monkeypatch.setattr(MountedHandle, "pwrite", kill_and_write)
+    code = run_verb(pond_command, "pond", ["--pond", str(pond.store), "cp", f"host:{source}", "x"])
+    assert code == 7
+    assert "daemon does not answer" in capsys.readouterr().err
 
 
 def test_somebody_else_writes(pond: PondMount) -> None:
@@ -643,6 +670,42 @@ def test_somebody_else_writes(pond: PondMount) -> None:
     finally:
         writer.close()
     assert done.returncode == 5
+
+
+def test_a_slash_behind_means_a_directory(bench: Bench, tmp_path: Path) -> None:
+    """As in a shell: ``rm -r */`` spares files, and what is none is not taken for one."""
+    bench.begin("d/f", "e/", "f")
+    for args in (["rm", "f/"], ["rm", "-r", "f/"], ["cat", "f/"], ["cp", "f/", str(tmp_path)]):
+        bench.refuse(*args, code=11, says="'f/' is no directory")
+    for args in (["touch", "f/"], ["touch", "new/"], ["ln", "f", "new/"], ["mv", "f", "new/"]):
+        bench.refuse(*args, says="is no directory")
+    bench.refuse("cp", f"host:{__file__}/", "pond:/", code=11, says="is no directory")
+    bench.refuse("rm", "f*/", code=11, says="nothing like '/f*/'")
+    bench.do("rm", "-r", "*/")
+    assert bench.names() == ["f"]
+
+
+def test_what_to_do_about_a_missing_directory(bench: Bench) -> None:
+    bench.begin("f")
+    for args in (
+        ["mkdir", "a b/c/d"],
+        ["touch", "a b/c/d"],
+        ["ln", "-s", "x", "a b/c/d"],
+        ["mv", "f", "a b/c/d"],
+        ["cp", "pond:f", "pond:a b/c/d"],
+    ):
+        bench.refuse(*args, code=11, says="pond mkdir -p '/a b/c' makes it")
+    bench.do("ln", "-s", "nowhere", "dangling")
+    bench.refuse("mkdir", "-p", "dangling/x", code=11, says="symlink that leads nowhere")
+    bench.refuse("touch", "dangling/x", code=11, says="symlink that leads nowhere")
+    bench.refuse("touch", "f/x", code=11, says="'/f' is no directory")
+
+
+def test_becoming_itself(bench: Bench) -> None:
+    bench.begin("d/f")
+    bench.refuse("mv", "d/f", "d", says="'d/f' would become itself")
+    bench.refuse("mv", "-f", "d/f", "./d/f", says="'d/f' would become itself")
+    bench.refuse("cp", "-f", "pond:d/f", "pond:d/f", says="'d/f' would become itself")
 
 
 # --- wildcards in the verbs that read ---
@@ -679,3 +742,29 @@ def test_wildcards_everywhere(bench: Bench) -> None:
     told = out("restore", "--at", "2", "*/?.txt")
     assert told.startswith("M d/a.txt\nA e/c.txt\n")
     assert bench.tree()["e/c.txt"].content == b"e/c.txt"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_takes_back_what_is_half_done(
+    pond_unmounted: PondMount, pond_env: dict[str, str], tmp_path: Path, number: signal.Signals
+) -> None:
+    store = pond_unmounted.store
+    env = {**pond_env, "POND": str(store)}
+    harness.run([harness.command("pond"), "init", str(store)], env=env)
+    source = tmp_path / "large"
+    with source.open("wb") as file:
+        for _ in range(500):
+            file.write(bytes(1 << 20))
+    before = set(store.glob("*.parquet"))
+    copying = subprocess.Popen(
+        [harness.command("pond"), "cp", f"host:{source}", "pond:/large"],
+        env=env,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    )
+    harness.wait_until(lambda: set(store.glob("*.parquet")) != before, "something staged")
+    copying.send_signal(number)
+    assert copying.wait(60) == 128 + number
+    told = harness.run([harness.command("pond"), "log", "--json"], env=env).stdout
+    assert [info["version"] for info in json.loads(told)] == [1]
+    # Nobody has the lock any more.
+    harness.run([harness.command("pond"), "mkdir", "/d"], env=env)

@@ -42,6 +42,29 @@ def test_an_error_is_one_line_and_a_code(
     assert printed.err.count("\n") == 1
 
 
+def test_a_name_does_not_speak_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    error = OSError(errno.EIO, "no", "a\x1b[31mb\udcff")
+    assert run(command_raising(error), "pond", []) == 2
+    assert capsys.readouterr().err == "pond: a\\x1b[31mb\\udcff: no\n"
+
+
+@pytest.mark.parametrize(
+    ("shell", "code", "err"),
+    [
+        ('exec "$@" --version >&-', 2, "pond: Bad file descriptor\n"),
+        ('exec "$@" --version >&- 2>&-', 2, ""),
+        ('exec "$@" --version <&- 2>&-', 0, ""),
+        ('exec "$@" --pond /none status 2>&-', 3, ""),
+        ('exec "$@" --pond /none status 2>/dev/full', 3, ""),
+    ],
+)
+def test_without_standard_streams(shell: str, code: int, err: str) -> None:
+    """What cron and some daemons start may have none: an exit code, but no traceback."""
+    pond = Path(sys.executable).with_name("pond")
+    done = subprocess.run(["sh", "-c", shell, "sh", pond], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, err)
+
+
 def test_an_interrupt_is_no_error_message(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(command_raising(KeyboardInterrupt()), "pond", []) == 130
     assert capsys.readouterr().err.strip() == ""
@@ -114,7 +137,7 @@ def test_starting_a_command_imports_nothing_heavy(module: str) -> None:
 def test_the_documented_exit_codes_are_those_of_the_errors() -> None:
     documented = (Path(__file__).parents[3] / "docs/reference/cli.md").read_text()
     listed = {int(code) for code in re.findall(r"^\| (\d+) \|", documented, re.MULTILINE)}
-    raised = {PondError.exit_code, 0, 70, 130, 141}
+    raised = {PondError.exit_code, 0, 70, 129, 130, 141, 143}
     pending = list(PondError.__subclasses__())
     while pending:
         error = pending.pop()
