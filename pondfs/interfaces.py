@@ -283,6 +283,9 @@ class Store(Protocol):
             OSError as the disk says.
         """
 
+    def has_many_files(self) -> bool:
+        """Return whether so many small data files are worth a compaction. Cheap."""
+
     def hold(self, content: Content) -> None:
         """Keep the data file of a stored *content* readable for as long as anybody has it."""
 

@@ -248,6 +248,7 @@ async def _run(
     from pondfs.control.protocol import failure
     from pondfs.requests import handlers
     from pondfs.status import status
+    from pondfs.vfs.compactor import Compactor
     from pondfs.vfs.follow import Follower
 
     saved = False
@@ -261,6 +262,8 @@ async def _run(
         nursery.start_soon(vfs.committer.run)
         if options.follow:
             nursery.start_soon(Follower(vfs).run)
+        if options.compact and not options.ro:
+            nursery.start_soon(Compactor(vfs, options.store).run)
         await nursery.start(
             lambda task_status: server.serve(
                 socket,

@@ -71,6 +71,7 @@ class MountOptions:
         ponddir: how `.pond/` is shown: one of `PONDDIRS`.
         at: show the version this means (see `pondfs.when`) instead of the newest; read-only.
         follow: keep up with what another process commits; read-only.
+        compact: put small data files together while mounted.
         kernel: VFS options for libfuse as written, such as ``noexec``.
     """
 
@@ -95,6 +96,7 @@ class MountOptions:
     ponddir: str = "hidden"
     at: str | None = None
     follow: bool = False
+    compact: bool = True
     kernel: tuple[str, ...] = ()
 
 
@@ -296,6 +298,12 @@ def _ponddir(text: str) -> str:
     return text
 
 
+def _on_off(text: str) -> bool:
+    if text not in ("on", "off"):
+        raise ValueError("takes on or off")
+    return text == "on"
+
+
 def _when(text: str) -> str:
     try:
         parse_when(text, time.time_ns())
@@ -349,6 +357,7 @@ _VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "negative_timeout": ("negative_timeout_s", _seconds),
     "log": ("log_level", _log_level),
     "ponddir": ("ponddir", _ponddir),
+    "compact": ("compact", _on_off),
     "version": ("at", _version),
     "at": ("at", _when),
 }

@@ -102,7 +102,7 @@ def _tell(report: dict[str, Any]) -> None:
         click.echo(f"would write {what} anew: about {_files(after)} would be left")
         click.echo("dry run: nothing was done")
         return
-    click.echo(f"wrote {what} anew: {_files(after)} are left")
+    click.echo(f"wrote {what} anew: {_files(after)} {'is' if after == 1 else 'are'} left")
     if not report["removed_bytes"]:
         click.echo(
             "the old ones go when nobody reads the pond any more (a read-only mount, a command)"

@@ -2,21 +2,24 @@
 
 import ctypes
 import logging
+import math
 import os
 import resource
 import stat
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pondfs.errors import NoSuchVersion, NotAPond, NotPermitted, StoreDamaged
+from pondfs.errors import NoSuchVersion, NotAPond, NotPermitted, StoreDamaged, UsageError
 from pondfs.extent import Content, Extent
 from pondfs.node import ROOT, NodeId, Version
 from pondfs.oplog import Cut, Row, Settled, Summary, VersionInfo
 from pondfs.store import checkpoint, commit, prune_swap, table
+from pondfs.store.compact import choose_small
 from pondfs.store.content import ContentReader, DataFile
 from pondfs.store.datafile import unlink_quietly, write_data_file
 from pondfs.store.deltalog import (
@@ -33,7 +36,7 @@ from pondfs.store.images import Images
 from pondfs.store.lock import ReaderLock, WriterLock, acting_as, find_owner, no_readers
 from pondfs.store.log import read_versions
 from pondfs.store.names import TableLives
-from pondfs.store.news import LogFeed
+from pondfs.store.news import LogFeed, load_rows
 from pondfs.store.prune_swap import Swap
 from pondfs.store.publish import Publisher
 from pondfs.store.rowcache import RowKeeper
@@ -88,8 +91,8 @@ class DeltaStore:
         self._reading: ReaderLock | None = None
         # How often files were swapped: what was folded meanwhile is folded again.
         self._swaps = 0
-        # Whether pruned files may still be there.
-        self._left_over = False
+        # When the next of the files that we took out of the table may go.
+        self._removable_s = math.inf
         # Files we may still read that the table has no more: what we folded before a compaction
         # leads there, or they could not be held.
         self._outdated: set[str] = set()
@@ -178,7 +181,7 @@ class DeltaStore:
         return new
 
     @classmethod
-    def open_reader(cls, path: str | os.PathLike[str]) -> "DeltaStore":
+    def open_reader(cls, path: str | os.PathLike[str]) -> Self:
         """Open the pond in *path* for reading, beside a writer or without one; changes nothing.
 
         Raises: NotAPond; StoreDamaged; OSError.
@@ -256,12 +259,18 @@ class DeltaStore:
         swap = prune_swap.publish(
             self.path, self._log_dir, self._publisher, self._tags, request, self._owner
         )
-        before = {file.name for file in self._files} - swap.removed.keys()
-        self._files = swap.move_files(self._files)
+        old = self._files
+        before = {file.name for file in old} - swap.removed.keys()
+        self._files = swap.move_files(old)
         self._outdated.update(before - {file.name for file in self._files})
         self._swaps += 1
-        self._left_over = True
+        self._removable_s = 0.0
+        self._images.exchange(old, swap.move_image)
         return swap
+
+    def has_many_files(self) -> bool:
+        """Return whether a compaction of small files is worth it. See `interfaces.Store`."""
+        return bool(choose_small(self._files))
 
     def hold(self, content: Content) -> None:
         """Keep the data file of *content* readable while anybody has it.
@@ -274,23 +283,32 @@ class DeltaStore:
             self._outdated.add(content.file.name)
             raise
 
-    def remove_pruned(self) -> int:
-        """Remove what prunes put out of use. See `interfaces.Store.remove_pruned`.
+    def remove_pruned(self, *, now: bool = False) -> int:
+        """Remove what was put out of use. See `interfaces.Store.remove_pruned`.
 
         Costs nothing when there is nothing left over, and little while somebody reads.
         """
         self._check_writable()
-        if not self._left_over:
+        if self._removable_s == math.inf or (self._removable_s > time.time() and not now):
             return 0
         with no_readers(os.path.join(self.path, table.POND_DIR)) as alone:
             if not alone:
                 return 0
         snapshot = read_snapshot(self._log_dir)
-        found = [name for name in prune_swap.left_over(snapshot) if name not in self._outdated]
-        if not found or not prune_swap.is_append_only(snapshot):
-            self._left_over = bool(found)
+        limit_s = math.inf if now else time.time()
+        left_over = prune_swap.left_over(snapshot)
+        found = [
+            name for name, when_s in left_over.items()
+            if when_s <= limit_s and name not in self._outdated
+        ]  # fmt: skip
+        if found and not prune_swap.is_append_only(snapshot):
+            return 0
+        next_s = min((s for s in left_over.values() if s > limit_s), default=math.inf)
+        if not found:
+            self._removable_s = next_s
             return 0
         prune_swap.check_whole(self.path, snapshot)
+        self._images.wait()  # it reads them
         self._reader.forget(set(found))
         # The entry that says they are gone must not be lost after they are.
         os.fsync(self._log_fd)
@@ -307,7 +325,7 @@ class DeltaStore:
                     continue
                 freed += size
                 self.removed_bytes += size
-        self._left_over = False
+        self._removable_s = next_s
         fault("prune:removed")
         # The entry of a prune is long, and the list of what it removed has no more use.
         self._checkpoint_quietly(now=True)
@@ -321,9 +339,8 @@ class DeltaStore:
                     self._publisher.publish_entry(prune_swap.append_only_entry(snapshot.metadata))
         except OSError as error:
             log.warning("delta.appendOnly of %s is not restored yet: %s", self.path, error)
-        self._left_over = bool(prune_swap.left_over(snapshot))
-        if self._left_over:
-            self._remove_pruned_quietly()
+        self._removable_s = min(prune_swap.left_over(snapshot).values(), default=math.inf)
+        self._remove_pruned_quietly()
 
     def _remove_pruned_quietly(self) -> None:
         try:
@@ -413,6 +430,31 @@ class DeltaStore:
     def list_versions(self) -> list[VersionInfo]:
         """Return all versions, newest first."""
         return read_versions(Path(self.path), None)
+
+    def check_loose(self, files: Sequence[str]) -> None:
+        """Refuse what is no data file without a version. See `interfaces.Store.check_loose`."""
+        self._check_writable()
+        # The log may know more than we do.
+        known = read_snapshot(self._log_dir)
+        mine = {file.name for file in self._files} | self._staged | self._outdated
+        for name in files:
+            is_ours = table.is_ours(name) and os.path.isfile(os.path.join(self.path, name))
+            if not is_ours or name in mine or name in known.adds or name in known.removes:
+                raise UsageError(f"'{name}' is no data file that is in no version")
+
+    def load_loose(self, files: Sequence[str]) -> list[Row]:
+        """Return the rows in *files*. See `interfaces.Store.load_loose`."""
+        opened = [
+            DataFile(self.path, name, os.stat(os.path.join(self.path, name)).st_size, "", 0)
+            for name in files
+        ]
+        return [row for rows in load_rows(opened, self._reader).values() for row in rows]
+
+    def remove_loose(self, files: Sequence[str]) -> None:
+        """Remove *files*. See `interfaces.Store.remove_loose`."""
+        self._reader.forget(set(files))
+        for name in files:
+            unlink_quietly(os.path.join(self.path, name))
 
     def read(self, content: Content, skip: int, target: memoryview) -> None:
         """Fill *target* with bytes of a stored *content* from *skip*."""
@@ -507,9 +549,10 @@ class DeltaStore:
         """
         if self._fd < 0:
             return
-        self._left_over |= bool(self._outdated)
-        self._outdated.clear()
-        if self._left_over:
+        if self._lock is not None:
+            if self._outdated:
+                self._removable_s = 0.0
+            self._outdated.clear()
             self._remove_pruned_quietly()
         self._checkpoint_quietly()
         self._keeper.close()

@@ -27,6 +27,10 @@ MANY_ROWS = 200_000
 """Rows after the saved image at which the next is saved while the pond is mounted: so that a crash
 costs the next opening half a second."""
 
+RENEWED_ROWS = 1_000_000
+"""Up to here the cache of rows is made anew after files were exchanged: it takes 170 MB. What it
+does not have is read from the data files, of which there are few then."""
+
 
 class Images:
     """Makes images of one pond.
@@ -71,10 +75,27 @@ class Images:
         if self._rows >= MANY_ROWS:
             self._save_soon(None)
 
-    def close(self) -> None:
-        """Save the newest image if that is worth it."""
+    def exchange(self, files: list[DataFile], move: Callable[[TableImage], TableImage]) -> None:
+        """Have the saved image lead to where things are now: else nobody could use it any more.
+
+        Args:
+            files: the data files as they were; they stay readable until `wait` returns.
+            move: see `interfaces.Swap.move_image`.
+        """
+        before = self._saving
+        self._saving = threading.Thread(
+            target=self._exchange, args=(before, files, move), name="image"
+        )
+        self._saving.start()
+
+    def wait(self) -> None:
+        """Wait for an image that is being saved."""
         if self._saving is not None:
             self._saving.join()
+
+    def close(self) -> None:
+        """Save the newest image if that is worth it."""
+        self.wait()
         if self._writable and self._is_due(WORTH_ROWS):
             self._save(None)
 
@@ -114,11 +135,40 @@ class Images:
         """
         try:
             imagefile.save(self._store, self._fold(None) if image is None else image)
-            files, cache = in_order(self._files(), None), RowCache(self._store)
-            if cache.is_worn(files):
-                cache.renew(files, read_rows(files, cache=cache))
+            self._renew_rows()
         except (StoreDamaged, OSError) as error:
             # Files were exchanged meanwhile, say: the next image will know the new ones.
             log.info("no new image of %s was saved: %s", self._store, error)
         else:
             self._rows = self._new_files = 0
+
+    def _exchange(
+        self,
+        before: threading.Thread | None,
+        files: list[DataFile],
+        move: Callable[[TableImage], TableImage],
+    ) -> None:
+        """Bring the saved image to the version at which files were exchanged, and move it.
+
+        Never fails, as `_save`.
+        """
+        if before is not None:
+            before.join()
+        try:
+            saved = imagefile.load(self._store, in_order(files, None), None)
+            if saved is not None:
+                image, later = saved
+                if later:
+                    scan = read_rows(later, cache=RowCache(self._store))
+                    image = fold_rows(scan, later, self._reader, None, image)
+                imagefile.save(self._store, move(image))
+                self._rows = self._new_files = 0
+            if sum(file.row_count or 0 for file in self._files()) <= RENEWED_ROWS:
+                self._renew_rows()
+        except (StoreDamaged, OSError) as error:
+            log.info("the image of %s could not be brought along: %s", self._store, error)
+
+    def _renew_rows(self) -> None:
+        files, cache = in_order(self._files(), None), RowCache(self._store)
+        if cache.is_worn(files):
+            cache.renew(files, read_rows(files, cache=cache))

@@ -18,6 +18,7 @@ from pondfs.errors import PondLocked
 
 LOCK_FILE = "lock"
 READERS_FILE = "readers"
+REWRITE_FILE = "rewrite"
 
 Owner = tuple[int, int]
 """A user and a group, as numbers."""
@@ -60,6 +61,8 @@ class WriterLock:
         """Let go. The file stays: removing it would let two processes lock two inodes."""
         if self._fd >= 0:
             os.ftruncate(self._fd, 0)
+            # Closing is not enough where a process was forked meanwhile that has it open, too.
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
             os.close(self._fd)
             self._fd = -1
 
@@ -100,6 +103,27 @@ def no_readers(pond_dir: str) -> Iterator[bool]:
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def rewriting(pond_dir: str, *, wait: bool) -> Iterator[bool]:
+    """Be the only one who prepares a prune or a compaction, or puts it in place.
+
+    Else the second of two would find in the end that it was all in vain. Yields whether we are
+    the one, as always if we *wait*.
+
+    Raises: OSError.
+    """
+    fd = _open_lock(pond_dir, REWRITE_FILE)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             yield False
         else:

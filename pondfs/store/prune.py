@@ -26,6 +26,7 @@ from pondfs.store.history import ints, node_ids
 from pondfs.store.image import Ints
 from pondfs.store.log import read_versions
 from pondfs.store.prune_rows import EntryRows, Flags, NodeRows, needed_of_entries, needed_of_nodes
+from pondfs.store.rewrite import ROW_BYTES
 from pondfs.store.rowcache import RowCache
 from pondfs.store.scan import in_order, read_rows
 from pondfs.store.table import POND_DIR, open_table
@@ -35,9 +36,6 @@ PART_ROWS = 500_000
 
 BATCH_ROWS = 200_000
 """Rows read at once, unless one file has more."""
-
-ROW_BYTES = 170
-"""What a row without content costs in a large file, about (measured 2026-11)."""
 
 FILE_BYTES = 4096
 """What a data file costs beside its rows, about."""

@@ -1,4 +1,4 @@
-"""Putting pruned files in the place of the old ones: one log entry, and where everything is now.
+"""Putting rewritten files in the place of the old ones: one log entry, and where everything is now.
 
 What a crash leaves:
 
@@ -9,9 +9,11 @@ after it, before ``appendOnly`` is back     the same; whoever opens the pond nex
 while the old files are being removed       the same; what is left of them goes at the next opening
 ==========================================  =====================================================
 
-The entry lifts ``delta.appendOnly`` for itself, as no other ever does, and the next one restores
-it. Removed files carry a tag, so that whatever is left of them is known for what it is. So do from
-then on files of ours that a compaction by another engine had removed before: Delta time travel
+A prune's entry lifts ``delta.appendOnly`` for itself, as no other ever does, and the next one
+restores it. A compaction keeps all rows, and says so (``dataChange`` false), so it need not.
+
+Removed files carry a tag, so that whatever is left of them is known for what it is. So do from
+a prune on files of ours that a compaction by another engine had removed before: Delta time travel
 alone had a use for them.
 """
 
@@ -20,9 +22,7 @@ import logging
 import os
 import time
 import uuid
-import zipfile
-from collections.abc import Container, Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 from urllib.parse import quote
 
@@ -45,39 +45,22 @@ from pondfs.store.deltalog import (
 )
 from pondfs.store.faults import fault
 from pondfs.store.files import data_files
-from pondfs.store.image import Ints, TableImage
+from pondfs.store.image import TableImage
 from pondfs.store.lock import ONESELF, Owner, acting_as
 from pondfs.store.log import read_versions
 from pondfs.store.prune_files import version_facts
 from pondfs.store.publish import Publisher
+from pondfs.store.rewrite import COMPACT, PRUNE, Request, read_request
 from pondfs.store.table import POND_DIR, is_ours
 from pondfs.store.tags import tags_of
 
 log = logging.getLogger("pondfs.store")
 
 APPEND_ONLY = "delta.appendOnly"
-KIND = "prune"
-_TAGS = {"pondfs": KIND}
-_ROW_BITS = 40
 
-
-@dataclass(slots=True)
-class Request:
-    """What `prune_files` wrote down. See there; rows are sorted by where they were."""
-
-    kept: list[dict[str, Any]]
-    forgotten: int
-    removed: list[str]
-    added: list[DataFile]
-    old: Ints
-    new_file: Ints
-    new_row: Ints
-    position: Ints
-
-    @property
-    def newest(self) -> int:
-        """The newest version whoever made it knew."""
-        return int(self.kept[-1]["version"])
+GRACE_S = 600.0
+"""How long files stay after a compaction: time enough for a query of another program, which has
+read in the log that they are there. After a prune they go at once, as they hold what shall go."""
 
 
 def load_request(store: str, name: str) -> Request:
@@ -89,22 +72,12 @@ def load_request(store: str, name: str) -> Request:
         raise UsageError(f"'{name}' is no name of a prepared prune")
     path = os.path.join(store, POND_DIR, name)
     try:
-        with np.load(path, allow_pickle=False) as found:
-            facts = json.loads(found["facts"].tobytes())
-            old = found["old_file"] << _ROW_BITS | found["old_row"]
-            order = np.argsort(old)
-            columns = [found[name][order] for name in ("new_file", "new_row", "position")]
-        now_ms = time.time_ns() // 1_000_000
-        added = [
-            DataFile(store, file["name"], file["size"], file["stats"], now_ms)
-            for file in facts["added"]
-        ]
-        request = Request(
-            facts["kept"], facts["forgotten"], facts["removed"], added, old[order], *columns
-        )
-    except (FileNotFoundError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        request = read_request(store, path)
+        kind = request.facts["kind"]
+        is_one = kind == COMPACT or (kind == PRUNE and len(request.facts["kept"]) > 0)
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} is no prepared prune ({error}): begin anew") from None
-    if not all(is_ours(file.name) for file in added) or not request.kept:
+    if not is_one or not all(is_ours(file.name) for file in request.added):
         raise UsageError(f"{path} is no prepared prune: begin anew")
     return request
 
@@ -113,20 +86,17 @@ class Swap:
     """Where everything is after files were put in the place of others. Immutable.
 
     Attributes:
-        kept: the versions that are left.
         removed: names of the files that went.
         added: the files that came.
     """
 
-    def __init__(
-        self, store: str, request: Request, kept: Container[Version], snapshot: Snapshot
-    ) -> None:
+    def __init__(self, store: str, request: Request, snapshot: Snapshot) -> None:
         self._store = store
         self._adds = snapshot.adds
-        self.kept = kept
         self.removed = {name: number for number, name in enumerate(request.removed)}
         self.added = request.added
-        self._request = request
+        self._starts = request.starts
+        self._moves = request.moves
         # Stands for removed files in images: nothing in use leads there.
         self._nowhere = DataFile(store, "pruned", 0, "", 0)
 
@@ -135,17 +105,14 @@ class Swap:
         number = None if content.file is None else self.removed.get(content.file.name)
         if number is None:
             return content
-        request = self._request
-        wanted = number << _ROW_BITS | content.row
-        at = int(request.old.searchsorted(wanted))
-        if at == len(request.old) or request.old[at] != wanted:
+        file, row, position = self._moves[self._starts[number] + content.row].tolist()
+        if not file:
             return None
-        file, row = request.added[request.new_file[at]], int(request.new_row[at])
-        found = Content.stored(file, row, content.length)
-        found.position = int(request.position[at])
+        found = Content.stored(self.added[file - 1], row, content.length)
+        found.position = position
         return found
 
-    def move_image(self, image: Tree) -> Tree:
+    def move_image(self, image: Tree) -> TableImage:
         """Return the same tree with its bytes in their new places.
 
         What the version showed and no kept one does is nowhere then: reading it is an error.
@@ -153,21 +120,20 @@ class Swap:
         assert isinstance(image, TableImage)
         files, file, row, position = image.places
         number_of = np.array([self.removed.get(f.name, -1) for f in files], np.int64)
-        some = np.flatnonzero(number_of[file] >= 0) if len(file) else np.empty(0, np.int64)
-        if not len(some):
+        stays = number_of < 0
+        if stays.all():
             return image
-        request = self._request
-        wanted = number_of[file[some]] << _ROW_BITS | row[some].astype(np.int64)
-        at = np.minimum(request.old.searchsorted(wanted), max(len(request.old) - 1, 0))
-        found = request.old[at] == wanted if len(request.old) else np.zeros(len(at), bool)
-        file, row, position = (column.astype(np.int64) for column in (file, row, position))
-        moved, at = some[found], at[found]
-        file[moved] = len(files) + request.new_file[at]
-        row[moved] = request.new_row[at]
-        position[moved] = request.position[at]
-        position[some[~found]] = -1
-        left = [self._nowhere if f.name in self.removed else f for f in files]
-        return image.moved([*left, *request.added], file, row, position)
+        left = [f for f in files if f.name not in self.removed]
+        some = np.flatnonzero(~stays[file])
+        moves = self._moves[self._starts[number_of[file[some]]] + row[some]]
+        found = moves["file"] > 0
+        row, position = row.astype(np.int64), position.astype(np.int64)
+        file = (np.cumsum(stays) - 1)[file]
+        file[some] = np.where(found, len(left) + moves["file"] - 1, len(left) + len(self.added))
+        row[some] = moves["row"]
+        position[some] = np.where(found, moves["position"], -1)
+        nowhere = [] if found.all() else [self._nowhere]
+        return image.moved([*left, *self.added, *nowhere], file, row, position)
 
     def move_files(self, files: list[DataFile]) -> list[DataFile]:
         """Return the table's files after it; *files* are those that were known.
@@ -198,7 +164,6 @@ def publish(
         OSError as the disk says: nothing has happened then.
     """
     request = load_request(store, name)
-    kept: set[Version] = set()
     snapshot = Snapshot()
 
     def make() -> bytes:
@@ -208,13 +173,10 @@ def publish(
     def make_entry() -> bytes:
         nonlocal snapshot
         snapshot = read_snapshot(log_dir)
-        existing = read_versions(store)[::-1]  # type: ignore[arg-type]  # any path will do
-        newer = [version_facts(info) for info in existing if info.version > request.newest]
-        versions = [*request.kept, *newer]
-        kept.clear()
-        kept.update(Version(facts["version"]) for facts in versions)
-        _check(request, snapshot, {info.version for info in existing}, kept, tags)
-        entry = _entry(store, request, versions, snapshot)
+        if any(name not in snapshot.adds for name in request.removed):
+            what = request.facts["kind"]
+            raise UsageError(f"the pond's files were rewritten meanwhile: {what} again")
+        entry = _entry(store, request, snapshot, tags)
         # As late as can be: whoever wrote them may have given up and removed them.
         _check_added(request)
         return entry
@@ -222,26 +184,21 @@ def publish(
     with acting_as(owner):
         publisher.publish_swap(make)
     fault("prune:published")
-    try:
-        with acting_as(owner):
-            publisher.publish_entry(append_only_entry(snapshot.metadata))
-    except OSError as error:
-        log.warning("delta.appendOnly of %s is restored at the next opening: %s", store, error)
-    fault("prune:append-only")
-    return Swap(store, request, kept, snapshot)
+    if request.facts["kind"] == PRUNE:
+        try:
+            with acting_as(owner):
+                publisher.publish_entry(append_only_entry(snapshot.metadata))
+        except OSError as error:
+            log.warning("delta.appendOnly of %s is restored at the next opening: %s", store, error)
+        fault("prune:append-only")
+    return Swap(store, request, snapshot)
 
 
 def _check(
-    request: Request,
-    snapshot: Snapshot,
-    existing: Set[Version],
-    kept: Set[Version],
-    tags: Mapping[str, Version],
+    snapshot: Snapshot, existing: Set[Version], kept: Set[Version], tags: Mapping[str, Version]
 ) -> None:
     if lost := kept - existing:
         raise UsageError(f"version {min(lost)} was forgotten meanwhile: prune again")
-    if any(name not in snapshot.adds for name in request.removed):
-        raise UsageError("the pond's files were rewritten meanwhile: prune again")
     for tag, version in {**tags, **tags_of(snapshot)}.items():
         # A tag on a version that is not there, from whatever time, pins nothing.
         if version in existing and version not in kept:
@@ -276,35 +233,63 @@ def check_whole(store: str, snapshot: Snapshot) -> None:
             )
 
 
-def _entry(
-    store: str, request: Request, versions: list[dict[str, Any]], snapshot: Snapshot
+def _entry(store: str, request: Request, snapshot: Snapshot, tags: Mapping[str, Version]) -> bytes:
+    if request.facts["kind"] == COMPACT:
+        return _lines("OPTIMIZE", {}, _facts(COMPACT), _exchange(request, snapshot, []))
+    return _prune_entry(store, request, snapshot, tags)
+
+
+def _prune_entry(
+    store: str, request: Request, snapshot: Snapshot, tags: Mapping[str, Version]
 ) -> bytes:
-    now_ms = time.time_ns() // 1_000_000
-    removed = [
-        {
-            "path": quote(name),
-            "deletionTimestamp": now_ms,
-            "dataChange": True,
-            "extendedFileMetadata": True,
-            "partitionValues": {},
-            "size": snapshot.adds[name]["size"],
-            "tags": _TAGS,
-        }
-        for name in request.removed
-    ]
-    removed += [
-        {**{key: value for key, value in body.items() if value is not None}, "tags": _TAGS}
+    facts = request.facts
+    existing = read_versions(store)[::-1]  # type: ignore[arg-type]  # any path will do
+    newest = int(facts["kept"][-1]["version"])
+    newer = [version_facts(info) for info in existing if info.version > newest]
+    versions = [*facts["kept"], *newer]
+    kept = {Version(each["version"]) for each in versions}
+    _check(snapshot, {info.version for info in existing}, kept, tags)
+    foreign = [
+        {**{key: value for key, value in body.items() if value is not None}, "tags": _tags(PRUNE)}
         for name, body in snapshot.removes.items()
         if _is_compacted(name, body) and os.path.lexists(os.path.join(store, name))
     ]
-    facts = {"kind": KIND, "id": str(uuid.uuid4()), "versions": versions}
-    parameters = {"predicate": json.dumps(f"{request.forgotten} versions pruned")}
     actions: list[Action] = [
         {"metaData": _with_append_only(snapshot.metadata, "false")},
-        *({"remove": body} for body in removed),
-        *({"add": add_action(file)} for file in request.added),
+        *_exchange(request, snapshot, foreign),
     ]
-    return _lines("DELETE", parameters, facts, actions)
+    parameters = {"predicate": json.dumps(f"{facts['forgotten']} versions pruned")}
+    return _lines("DELETE", parameters, {**_facts(PRUNE), "versions": versions}, actions)
+
+
+def _facts(kind: str) -> dict[str, Any]:
+    # No two entries are alike, so that one can be told to be there; see `publish_swap`.
+    return {"kind": kind, "id": str(uuid.uuid4())}
+
+
+def _tags(kind: str) -> dict[str, str]:
+    return {"pondfs": kind}
+
+
+def _exchange(request: Request, snapshot: Snapshot, foreign: list[Action]) -> list[Action]:
+    kind = request.facts["kind"]
+    changes = kind == PRUNE
+    removed = [
+        {
+            "path": quote(name),
+            "deletionTimestamp": time.time_ns() // 1_000_000,
+            "dataChange": changes,
+            "extendedFileMetadata": True,
+            "partitionValues": {},
+            "size": snapshot.adds[name]["size"],
+            "tags": _tags(kind),
+        }
+        for name in request.removed
+    ]
+    return [
+        *({"remove": body} for body in [*removed, *foreign]),
+        *({"add": {**add_action(file), "dataChange": changes}} for file in request.added),
+    ]
 
 
 def append_only_entry(metadata: Action) -> bytes:
@@ -354,20 +339,24 @@ def is_done(store: str, files: Sequence[str]) -> bool:
     return any(name in snapshot.adds for name in files)
 
 
-def left_over(snapshot: Snapshot) -> list[str]:
-    """Return the files that prunes took out of the table and that may still be there."""
-    return [
-        name
+def left_over(snapshot: Snapshot) -> dict[str, float]:
+    """Return the files we took out of the table that may still be there, and when they may go.
+
+    Times are seconds since 1970.
+    """
+    return {
+        name: body.get("deletionTimestamp", 0) / 1000 + GRACE_S if kind == COMPACT else 0.0
         for name, body in snapshot.removes.items()
         # Also names that others gave; but no path that could lead out of the store.
-        if _is_pruned(body) and os.path.basename(name) == name
-    ]
+        if (kind := _kind(body)) and os.path.basename(name) == name
+    }
 
 
-def _is_pruned(body: Action) -> bool:
-    return (body.get("tags") or {}).get("pondfs") == KIND
+def _kind(body: Action) -> str | None:
+    kind = (body.get("tags") or {}).get("pondfs")
+    return kind if kind in (PRUNE, COMPACT) else None
 
 
 def _is_compacted(name: str, body: Action) -> bool:
     """Return whether another engine put the rows of our file into one of its own."""
-    return is_ours(name) and not _is_pruned(body) and body.get("dataChange") is False
+    return is_ours(name) and _kind(body) is None and body.get("dataChange") is False

@@ -5,6 +5,7 @@ header per row group, so that reading needs no second look at the file.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from pondfs.errors import StoreDamaged
 from pondfs.node import Version
 from pondfs.store.content import DataFile
-from pondfs.store.layout import FileBytes, find_groups
+from pondfs.store.layout import FileBytes, Group, find_groups
 from pondfs.store.pages import Positions, locate_values
 from pondfs.store.schema import SCHEMA
 from pondfs.store.thrift import Buffer
@@ -91,6 +92,37 @@ def read_rows(
     )
 
 
+def read_pieces(
+    file: DataFile, columns: Sequence[str], most_rows: int
+) -> Iterator[tuple[pa.Table, NDArray[np.int64], Positions]]:
+    """Yield the rows of one file in pieces of about *most_rows*: with each row's number and place.
+
+    Raises: as `read_rows`.
+    """
+    schema = pa.schema([SCHEMA.field(name) for name in columns])
+    with _damage_of(file), open(file.path, "rb", buffering=0) as raw:
+        parquet = pq.ParquetFile(file.path, memory_map=False, pre_buffer=False)
+        buffer = FileBytes(raw.fileno(), file.size)
+        waiting: list[Group] = []
+        groups = find_groups(parquet)
+        first = 0
+        for number, group in enumerate(groups):
+            waiting.append(group)
+            rows = sum(each.rows for each in waiting)
+            if rows < most_rows and number + 1 < len(groups):
+                continue
+            some = list(range(number + 1 - len(waiting), number + 1))
+            table = parquet.read_row_groups(some, columns=list(columns), use_threads=False)
+            if table.schema != schema:
+                table = table.select(list(columns)).cast(schema)
+            positions = np.full(rows, -1, np.int64)
+            here = [each._replace(first_row=each.first_row - first) for each in waiting]
+            _fill_positions(positions, here, table["length"], buffer, file)
+            yield table, np.arange(first, first + rows), positions
+            first += rows
+            waiting = []
+
+
 def _join(parts: list[pa.Table]) -> list[pa.Table]:
     """Make one piece of many: every step after this costs 1 us for each piece of a column."""
     return [pa.concat_tables(parts).combine_chunks()] if len(parts) > 1 else parts
@@ -123,25 +155,30 @@ def _parts(
 
 
 def _read(file: DataFile, columns: Sequence[str], schema: pa.Schema) -> tuple[pa.Table, Positions]:
+    with _damage_of(file), open(file.path, "rb", buffering=0) as raw:
+        if file.size <= SMALL_FILE_BYTES:
+            data = raw.read()
+            parquet = pq.ParquetFile(pa.BufferReader(data))
+            table = parquet.read(columns=list(columns), use_threads=False)
+            buffer: Buffer = data
+        else:
+            # Threads pay here: columns decode side by side.
+            parquet = pq.ParquetFile(file.path, memory_map=False, pre_buffer=False)
+            table = parquet.read(columns=list(columns), use_threads=True)
+            buffer = FileBytes(raw.fileno(), file.size)
+        if table.schema != schema:
+            # A rewrite by another engine may have chosen large_string, or another order.
+            table = table.select(list(columns)).cast(schema)
+        positions = np.full(table.num_rows, -1, np.int64)
+        if "length" in columns:
+            _fill_positions(positions, find_groups(parquet), table["length"], buffer, file)
+        return table, positions
+
+
+@contextmanager
+def _damage_of(file: DataFile) -> Iterator[None]:
     try:
-        with open(file.path, "rb", buffering=0) as raw:
-            if file.size <= SMALL_FILE_BYTES:
-                data = raw.read()
-                parquet = pq.ParquetFile(pa.BufferReader(data))
-                table = parquet.read(columns=list(columns), use_threads=False)
-                buffer: Buffer = data
-            else:
-                # Threads pay here: columns decode side by side.
-                parquet = pq.ParquetFile(file.path, memory_map=False, pre_buffer=False)
-                table = parquet.read(columns=list(columns), use_threads=True)
-                buffer = FileBytes(raw.fileno(), file.size)
-            if table.schema != schema:
-                # A rewrite by another engine may have chosen large_string, or another order.
-                table = table.select(list(columns)).cast(schema)
-            positions = np.full(table.num_rows, -1, np.int64)
-            if "length" in columns:
-                _fill_positions(positions, parquet, table["length"], buffer, file)
-            return table, positions
+        yield
     except FileNotFoundError:
         raise StoreDamaged(f"data file {file.path} is gone: restore it from a backup") from None
     except (pa.ArrowInvalid, pa.ArrowKeyError, pa.ArrowTypeError, KeyError) as error:
@@ -152,7 +189,7 @@ def _read(file: DataFile, columns: Sequence[str], schema: pa.Schema) -> tuple[pa
 
 def _fill_positions(
     positions: Positions,
-    parquet: pq.ParquetFile,
+    groups: Sequence[Group],
     length: pa.ChunkedArray,
     buffer: Buffer,
     file: DataFile,
@@ -160,7 +197,7 @@ def _fill_positions(
     if length.null_count == len(length):
         return
     lengths = (length.fill_null(0) if length.null_count else length).to_numpy()
-    for first, rows, start, stop in find_groups(parquet):
+    for first, rows, start, stop in groups:
         if start >= 0:
             part = slice(first, first + rows)
             found = locate_values(buffer, start, stop, lengths[part], file.path)

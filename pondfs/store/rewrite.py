@@ -1,0 +1,443 @@
+"""Writing rows anew, clustered: new data files, and where each content went.
+
+A row keeps its version, number and time, so a fold gives what it gave. Rows lie by directory, node
+and offset: what is read together, by whoever lists a directory or reads a file. Nothing refers to
+the new files before `prune_swap` publishes them: until then they are strays.
+
+A request, a file in ``_pond/``, tells whoever has the writer lock what to publish: an array with a
+record for each row of the files that go (`MOVE`), then facts as JSON, then how many bytes those
+are, in 8. It is mapped into memory: with ten million rows it has 160 MB.
+"""
+
+import contextlib
+import json
+import math
+import mmap
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pondfs.extent import Content
+from pondfs.node import FILE_TYPES, Version
+from pondfs.oplog import Row
+from pondfs.store.content import ContentReader, DataFile
+from pondfs.store.datafile import (
+    ROW_GROUP_CONTENT_BYTES,
+    statistics,
+    unlink_quietly,
+    write_groups,
+)
+from pondfs.store.faults import fault
+from pondfs.store.history import ints, node_ids
+from pondfs.store.image import Ints
+from pondfs.store.lock import ONESELF, acting_as, find_owner
+from pondfs.store.parquet import Page
+from pondfs.store.rows import Encoded, encode
+from pondfs.store.schema import CONTENT, SCHEMA
+from pondfs.store.table import POND_DIR, fsync_path
+
+ROW_BYTES = 170
+"""What a row without content costs in a large file, about (measured 2026-11)."""
+
+GROUP_ROWS = 1 << 13
+"""Rows in a new row group at most: they are Python objects while it is written (1 KB each)."""
+
+COLUMNS = tuple(name for name in SCHEMA.names if name != CONTENT)
+
+MOVE = np.dtype([("file", "<i4"), ("row", "<i4"), ("position", "<i8")])
+"""Where a content went: its new file, counted from 1 (0: nowhere), its row, and its place there."""
+
+PRUNE, COMPACT = "prune", "compact"
+
+_OPEN_FILES = 256
+_MAPPED_BYTES, _MOVES_AT_ONCE = 32 << 20, 1 << 13
+_KINDS = {name: kind for kind, name in FILE_TYPES.items()}
+_ATTRS = ("mode", "uid", "gid", "nlink", "rdev", "size", "atime_ns", "mtime_ns", "ctime_ns")
+
+Pace = Callable[[int], None]
+"""Is told of bytes about to be written, and takes the time that these shall take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """Files that are ready to take the place of others.
+
+    Attributes:
+        request: name, in ``_pond/``, of the file that says so to whoever has the writer lock.
+        files: names of the new data files.
+        added_bytes: what the new ones take.
+        freed_bytes: what the old ones take less that.
+    """
+
+    request: str
+    files: list[str]
+    added_bytes: int
+    freed_bytes: int
+
+
+class Rows(NamedTuple):
+    """Rows that stay, of several old files.
+
+    Shape: all parallel to *table*, which has `COLUMNS`; *file* counts in the files that go, *row*
+    in the file; *length* is that of the content that stays, 0 where none does.
+    """
+
+    table: pa.Table
+    file: Ints
+    row: Ints
+    position: Ints
+    length: Ints
+
+    def take(self, some: Ints) -> "Rows":
+        """Return some of them."""
+        return Rows(self.table.take(pa.array(some)), *(column[some] for column in self[1:]))
+
+    def clustered(self) -> "Rows":
+        """Return them in the order in which they shall lie."""
+        order = np.lexsort(cluster_keys(self.table)[::-1])
+        return self if (order[1:] > order[:-1]).all() else self.take(order)
+
+
+def cluster_keys(table: pa.Table) -> list[Ints]:
+    """Return the columns by which rows are ordered, the one that counts most first."""
+    return [
+        node_ids(table, "part_id"),
+        node_ids(table, "node_id"),
+        ints(table, "offset", -1),
+        ints(table, "version"),
+        ints(table, "seq"),
+    ]
+
+
+class Group(NamedTuple):
+    """A row group to be: *rows* from *start* to *stop*.
+
+    Attributes:
+        size: bytes it will take, about.
+        begins: whether its first row is the first of its directory.
+    """
+
+    rows: Rows
+    start: int
+    stop: int
+    size: int
+    begins: bool
+
+
+def cut_groups(rows: Rows, most_rows: int) -> Iterator[Group]:
+    """Yield row groups; a directory that would fit into one is not cut in two."""
+    part = node_ids(rows.table, "part_id")
+    ends = np.append(np.flatnonzero(part[1:] != part[:-1]) + 1, len(part))
+    content = np.append(0, np.cumsum(rows.length))
+    start = 0
+    while start < len(part):
+        most = content[start] + ROW_GROUP_CONTENT_BYTES
+        stop = min(start + most_rows, int(np.searchsorted(content, most, "right")) - 1)
+        stop = max(stop, start + 1)
+        # The last end of a directory that is not beyond.
+        at = int(np.searchsorted(ends, stop, "right")) - 1
+        if at >= 0 and ends[at] > start:
+            stop = int(ends[at])
+        size = (stop - start) * ROW_BYTES + int(content[stop] - content[start])
+        yield Group(rows, start, stop, size, start == 0 or part[start] != part[start - 1])
+        start = stop
+
+
+class Writer:
+    """Writes new files, notes where each content went, and makes the request in the end.
+
+    Args:
+        store: the pond's directory.
+        kind: `PRUNE` or `COMPACT`; also what the faults are called.
+        files: the data files that go.
+        counts: how many rows each of them has.
+        pace: says when to go on.
+    """
+
+    def __init__(
+        self,
+        store: str,
+        kind: str,
+        files: Sequence[DataFile],
+        counts: Sequence[int],
+        pace: Pace = lambda size: None,
+    ) -> None:
+        self._store = store
+        self._kind = kind
+        self._files = files
+        self._counts = list(counts)
+        self._starts = np.cumsum([0, *counts])
+        self._pace = pace
+        self._reader = ContentReader(max_open=_OPEN_FILES)
+        self._owner = find_owner(store)
+        self._added: list[dict[str, Any]] = []
+        # Where the next file begins, or the next row group.
+        self._next: Group | None = None
+        self._request = f"{kind}-{uuid.uuid4()}"
+        remove_requests(store, kind)
+        self._path = os.path.join(store, POND_DIR, self._request)
+        with acting_as(self._owner):
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            self._map = _map_file(fd, int(self._starts[-1]) * MOVE.itemsize)
+            self._moves: NDArray[Any] = np.frombuffer(self._map or b"", MOVE)
+        except BaseException:
+            unlink_quietly(self._path)
+            raise
+        finally:
+            os.close(fd)
+
+    def write(self, groups: Iterable[Group], total_bytes: float, full_bytes: int) -> None:
+        """Write *groups*, of that size together, as files of equal size up to *full_bytes*."""
+        goal = total_bytes / math.ceil(total_bytes / full_bytes) if total_bytes > full_bytes else 0
+        waiting = iter(groups)
+        with self._reading():
+            self._next = next(waiting, None)
+        while self._next is not None:
+            self._write_file(waiting, goal)
+
+    def _write_file(self, waiting: Iterator[Group], goal: float) -> None:
+        fault(f"{self._kind}:data-file")
+        summary = _Summary()
+        moved: list[tuple[Ints, Ints]] = []
+
+        def encoded() -> Iterator[tuple[int, Encoded]]:
+            size = row = 0
+            while (group := self._next) is not None and not _is_full(size, group, goal):
+                self._pace(group.size)
+                with self._reading():
+                    made = self._encode(group)
+                summary.add(group)
+                some = np.flatnonzero(group.rows.length[group.start : group.stop] > 0)
+                at = some + group.start
+                moved.append((self._starts[group.rows.file[at]] + group.rows.row[at], some + row))
+                size += group.size
+                row += group.stop - group.start
+                yield group.stop - group.start, made
+                # Nothing of it is held while what comes next is read.
+                del group, made
+                self._next = None
+                with self._reading():
+                    self._next = next(waiting, None)
+
+        with acting_as(self._owner):
+            name, size, positions = write_groups(self._store, encoded())
+        self._added.append({"name": name, "size": size, "stats": summary.statistics()})
+        old, new = (np.concatenate(column) for column in zip(*moved, strict=True))
+        moves = np.empty(len(old), MOVE)
+        moves["file"], moves["row"], moves["position"] = len(self._added), new, positions
+        self._note(old, moves)
+
+    def _note(self, old: Ints, moves: NDArray[Any]) -> None:
+        """Take down where rows went; of many, no more than a part of the map stays in memory."""
+        for start in range(0, len(old), _MOVES_AT_ONCE):
+            some = slice(start, start + _MOVES_AT_ONCE)
+            self._moves[old[some]] = moves[some]
+            if self._map is not None and len(self._map) > _MAPPED_BYTES:
+                self._map.madvise(mmap.MADV_DONTNEED)
+
+    def _reading(self) -> contextlib.AbstractContextManager[None]:
+        """While files are made as the store's owner: be oneself for what may need an import."""
+        return acting_as(ONESELF if self._owner else None)
+
+    def _encode(self, group: Group) -> Encoded:
+        """Return one row group, the contents in memory."""
+        rows, part = group.rows, slice(group.start, group.stop)
+        table = rows.table.slice(group.start, group.stop - group.start)
+        new: list[Row] = []
+        for record, file, row, position, length in zip(
+            _records(table),
+            rows.file[part].tolist(),
+            rows.row[part].tolist(),
+            rows.position[part].tolist(),
+            rows.length[part].tolist(),
+            strict=True,
+        ):
+            if length:
+                content = self._read(self._files[file], row, position, length)
+                record = record._replace(content=content)
+            else:
+                record = record._replace(offset=None)
+            new.append(record)
+        pages, places = encode(Version(0), 0, new)
+        versions, seqs = ints(table, "version"), ints(table, "seq")
+        low, high = (
+            int(v).to_bytes(8, "little", signed=True) for v in (min(versions), max(versions))
+        )
+        pages[SCHEMA.get_field_index("version")] = Page([versions.tobytes()], 0, low, high)
+        pages[SCHEMA.get_field_index("seq")] = Page([seqs.astype("i4").tobytes()])
+        return Encoded(pages, places)
+
+    def _read(self, file: DataFile, row: int, position: int, length: int) -> Content:
+        old = Content.stored(file, row, length)
+        old.position = position
+        data = bytearray(length)
+        self._reader.read(old, 0, memoryview(data))
+        return Content(memoryview(data), length)
+
+    def finish(self, facts: dict[str, Any]) -> Rewritten:
+        """Write the request.
+
+        Durability: the new data files and their names are fsynced on return.
+        """
+        fault(f"{self._kind}:store-dir-fsync")
+        fsync_path(self._store)
+        removed = zip((file.name for file in self._files), self._counts, strict=True)
+        facts = {**facts, "kind": self._kind, "removed": list(removed), "added": self._added}
+        data = json.dumps(facts).encode()
+        with open(self._path, "ab") as request:
+            request.write(data + len(data).to_bytes(8, "little"))
+        fault(f"{self._kind}:written")
+        before = sum(file.size for file in self._files)
+        after = sum(file["size"] for file in self._added)
+        return Rewritten(
+            self._request, [file["name"] for file in self._added], after, before - after
+        )
+
+    def discard(self) -> None:
+        """Remove what was written."""
+        for added in self._added:
+            unlink_quietly(os.path.join(self._store, added["name"]))
+        unlink_quietly(self._path)
+
+    def close(self) -> None:
+        """Let go of the old files."""
+        self._reader.close()
+
+
+def _map_file(fd: int, size: int) -> mmap.mmap | None:
+    if not size:
+        return None
+    # A full disk has to show here, not when a page is written back.
+    os.posix_fallocate(fd, 0, size)
+    return mmap.mmap(fd, size)
+
+
+class _Summary:
+    """The bounds of a file's columns, group by group."""
+
+    def __init__(self) -> None:
+        self._bounds: list[list[int]] = [[], [], [], []]
+        self._rows = 0
+
+    def add(self, group: Group) -> None:
+        table = group.rows.table.slice(group.start, group.stop - group.start)
+        self._rows += table.num_rows
+        times = table["timestamp"].cast(pa.int64()).to_numpy()
+        columns = (
+            ints(table, "version"), times, node_ids(table, "part_id"), node_ids(table, "node_id"),
+        )  # fmt: skip
+        for bounds, column in zip(self._bounds, columns, strict=True):
+            bounds += [int(column.min()), int(column.max())]
+
+    def statistics(self) -> str:
+        return statistics(*self._bounds, count=self._rows)
+
+
+def _is_full(size: int, group: Group, goal: float) -> bool:
+    """Whether a file of *size* ends before *group*: best where a directory does."""
+    if not size or not goal:
+        return False
+    return size + group.size > 1.25 * goal or (group.begins and size + group.size / 2 > goal)
+
+
+def _records(table: pa.Table) -> Iterator[Row]:
+    """Yield the rows without their content."""
+    columns = {name: table[name] for name in table.column_names}
+    times = columns.pop("timestamp").cast(pa.int64())
+    lists = {name: column.to_pylist() for name, column in columns.items()}
+    attrs = list(zip(*(lists[name] for name in _ATTRS), strict=True))
+    parts, nodes = node_ids(table, "part_id").tolist(), node_ids(table, "node_id").tolist()
+    for at, time_us in enumerate(times.to_pylist()):
+        raw, name = lists["name_bytes"][at], lists["name"][at]
+        attr = attrs[at]
+        has_attr = attr[0] is not None
+        yield Row(
+            lists["op"][at],
+            time_us * 1000,
+            parts[at],
+            nodes[at],
+            _KINDS[lists["file_type"][at]],
+            raw if raw is not None else None if name is None else name.encode(),
+            lists["removed"][at],
+            attr if has_attr else None,
+            lists["valid_below"][at],
+            lists["metadata"][at],
+            lists["offset"][at],
+        )
+
+
+# --- requests -------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Request:
+    """What a `Writer` wrote down.
+
+    Attributes:
+        facts: what kind it is, and what that kind says.
+        removed: names of the files that go.
+        added: the files that come.
+        starts: where the rows of each file that goes begin in *moves*; the last: how many.
+        moves: where each row's content went; see `MOVE`.
+    """
+
+    facts: dict[str, Any]
+    removed: list[str]
+    added: list[DataFile]
+    starts: Ints
+    moves: NDArray[Any]
+
+
+def read_request(store: str, path: str) -> Request:
+    """Return the request in a file.
+
+    Raises: FileNotFoundError; ValueError, KeyError, TypeError: it is none.
+    """
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        file.seek(max(0, size - 8))
+        count = int.from_bytes(file.read(8), "little")
+        end = size - 8 - count
+        if end < 0:
+            raise ValueError("it is not whole")
+        file.seek(end)
+        facts = json.loads(file.read(count))
+        starts = np.cumsum([0, *(rows for _, rows in facts["removed"])])
+        if int(starts[-1]) * MOVE.itemsize != end:
+            raise ValueError("it is not whole")
+        moves: NDArray[Any] = np.zeros(0, MOVE)
+        if end:
+            whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            moves = np.frombuffer(whole, MOVE, int(starts[-1]))
+    now_ms = time.time_ns() // 1_000_000
+    added = [
+        DataFile(store, new["name"], new["size"], new["stats"], now_ms) for new in facts["added"]
+    ]
+    return Request(facts, [name for name, _ in facts["removed"]], added, starts, moves)
+
+
+def discard(store: str, rewritten: Rewritten) -> None:
+    """Remove new files that came to nothing.
+
+    Only when it is certain that no log entry has them, and that nobody is about to write one.
+    """
+    for name in rewritten.files:
+        unlink_quietly(os.path.join(store, name))
+    unlink_quietly(os.path.join(store, POND_DIR, rewritten.request))
+
+
+def remove_requests(store: str, kind: str) -> None:
+    """Remove requests that a process left which did not get to its end."""
+    pond = os.path.join(store, POND_DIR)
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(pond):
+            if name.startswith(f"{kind}-"):
+                unlink_quietly(os.path.join(pond, name))

@@ -1,0 +1,200 @@
+"""Data files become few while the pond is used, and nobody notices."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.mount.harness import PondMount
+
+OLD = 300.0
+"""Seconds a test waits for what takes some ten."""
+
+
+def data_files(pond: PondMount) -> int:
+    """Data files that the table has, by its log."""
+    from pondfs.store.deltalog import read_snapshot
+
+    return len(read_snapshot(os.fspath(pond.store / "_delta_log")).adds)
+
+
+def append(path: Path, number: int) -> None:
+    with open(path, "ab", buffering=0) as file:
+        file.write(b"line %d\n" % number)
+        os.fsync(file.fileno())
+
+
+def lines(count: int) -> bytes:
+    return b"".join(b"line %d\n" % number for number in range(count))
+
+
+@pytest.fixture
+def quiet(pond: PondMount) -> PondMount:
+    """Only asking makes versions."""
+    pond.remount("commit=3600")
+    return pond
+
+
+def workers() -> set[int]:
+    found = subprocess.run(
+        ["pgrep", "-f", "pondfs.store.compact_worker"], capture_output=True, text=True, check=False
+    )
+    return {int(pid) for pid in found.stdout.split()}
+
+
+def test_small_files_are_put_together_while_it_is_used(quiet: PondMount) -> None:
+    pond, log = quiet, quiet.mnt / "log"
+    (pond.mnt / "kept").write_bytes(b"open all along")
+    kept = os.open(pond.mnt / "kept", os.O_RDWR)
+    gone = os.open(pond.mnt / "gone", os.O_RDWR | os.O_CREAT)
+    os.write(gone, b"has no name")
+    os.fsync(gone)
+    (pond.mnt / "gone").unlink()
+    for number in range(160):
+        append(log, number)
+    first = int(pond.log()[-1]["version"])
+    newest = int(pond.log()[0]["version"])
+    # And it goes on being written to.
+    number = 160
+    until = time.monotonic() + OLD
+    while number < 180 or data_files(pond) > 100:
+        append(log, number)
+        number += 1
+        os.pwrite(kept, b"written", 5)
+        time.sleep(0.05)
+        assert time.monotonic() < until, pond.daemon_log()
+    assert "data files" in pond.daemon_log()
+    assert log.read_bytes() == lines(number)
+    assert os.pread(kept, 99, 0) == b"open writtenng"
+    assert os.pread(gone, 99, 0) == b"has no name"
+    versions = pond.mnt / ".pond" / "versions"
+    for version in range(newest - 100, newest, 7):
+        found = (versions / str(version) / "log").read_bytes()
+        assert lines(160).startswith(found)
+        assert found.count(b"\n") in range(version - first - 4, version - first + 1)
+    os.close(kept)
+    os.close(gone)
+    pond.remount("commit=3600")
+    assert log.read_bytes() == lines(number)
+    # What is out of use is removed in the end; nothing else lies about.
+    assert not [name for name in os.listdir(pond.store / "_pond") if name.startswith("compact-")]
+
+
+def test_off_is_off(pond: PondMount) -> None:
+    pond.remount("commit=3600,compact=off")
+    for number in range(130):
+        append(pond.mnt / "log", number)
+    time.sleep(8)
+    assert data_files(pond) > 130
+
+
+def test_the_command_beside_writers(quiet: PondMount) -> None:
+    """Three times in a row, while a file grows and an other is read."""
+    pond, log = quiet, quiet.mnt / "log"
+    data = os.urandom(3 << 20)
+    (pond.mnt / "data").write_bytes(data)
+    pond.commit()
+    stop = threading.Event()
+    written = 0
+    wrong: list[str] = []
+
+    def write() -> None:
+        nonlocal written
+        while not stop.is_set():
+            append(log, written)
+            written += 1
+
+    def read() -> None:
+        while not stop.is_set():
+            fd = os.open(pond.mnt / "data", os.O_RDONLY)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            if os.pread(fd, 4 << 20, 0) != data:
+                wrong.append("other bytes")
+            os.close(fd)
+
+    threads = [threading.Thread(target=write), threading.Thread(target=read)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(3):
+            time.sleep(0.5)
+            report = json.loads(pond.pond("compact", "--json").stdout)
+            assert report["files_before"] > 2 >= report["files_after"]
+            assert report["removed_bytes"] > 0
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert not wrong
+    assert log.read_bytes() == lines(written)
+    assert (pond.mnt / "data").read_bytes() == data
+    assert pond.pond("compact", "--dry-run").returncode == 0
+    pond.remount("commit=3600")
+    assert log.read_bytes() == lines(written)
+    assert (pond.mnt / "data").read_bytes() == data
+
+
+def fill_for_long(pond: PondMount) -> None:
+    """So much in small files that putting them together takes seconds."""
+    data = os.urandom(2 << 20)
+    for number in range(130):
+        path = pond.mnt / f"file{number}"
+        path.write_bytes(data)
+        fd = os.open(path, os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
+
+
+def wait_for_worker(before: set[int]) -> int:
+    until = time.monotonic() + OLD
+    while not (new := workers() - before):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    time.sleep(1.0)  # it is writing
+    (pid,) = new
+    return pid
+
+
+def assert_ends(pid: int) -> None:
+    until = time.monotonic() + 20
+    while pid in workers():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_unmounting_in_the_middle_is_prompt_and_leaves_nothing(quiet: PondMount) -> None:
+    pond, before = quiet, workers()
+    fill_for_long(pond)
+    pid = wait_for_worker(before)
+    started = time.monotonic()
+    pond.umount()
+    assert time.monotonic() - started < 10
+    assert_ends(pid)
+    assert_nothing_left(pond)
+
+
+def test_a_killed_daemon_takes_its_worker_along(quiet: PondMount) -> None:
+    pond, before = quiet, workers()
+    fill_for_long(pond)
+    pid = wait_for_worker(before)
+    pond.kill()
+    assert_ends(pid)
+    pond.mount("commit=3600,compact=off")
+    assert len(list(pond.mnt.iterdir())) == 130
+    pond.umount()
+    assert_nothing_left(pond)
+
+
+def assert_nothing_left(pond: PondMount) -> None:
+    from pondfs.store.deltalog import read_snapshot
+
+    snapshot = read_snapshot(os.fspath(pond.store / "_delta_log"))
+    there = {name for name in os.listdir(pond.store) if name.endswith(".parquet")}
+    assert there - snapshot.removes.keys() == set(snapshot.adds)
+    assert not [name for name in os.listdir(pond.store / "_pond") if name.startswith("compact-")]
