@@ -21,12 +21,12 @@ def copy_tree(backend: "Backend", source: bytes, target: bytes, *, preserve: boo
 
     Args:
         backend: the tree.
-        source: what to copy.
+        source: what to copy; this and *target* without symlinks on the way, and ``..``.
         target: where it shall be.
         preserve: owner, times and extended attributes, too.
     Raises: OSError.
     """
-    if (target + b"/").startswith(source + b"/") and target != source:
+    if target != source and (not source or target.startswith(source + b"/")):
         why = "can't copy into itself"
         raise OSError(errno.EINVAL, why, to_text(source), None, to_text(target))
     made: list[tuple[bytes, bytes, NodeStat]] = []

@@ -1,10 +1,12 @@
 """Python's file objects over a `backend.Handle`."""
 
+import _thread
 import contextlib
 import errno
 import io
 import os
 import threading
+import warnings
 from typing import IO, Any
 
 from pondfs.api.backend import Backend, Handle
@@ -40,6 +42,7 @@ class PondFile(io.RawIOBase):
     Attributes:
         name: its path, as text with a leading slash.
         mode: as it was opened.
+        is_wrapped: another file object is around it, which closes it.
     """
 
     def __init__(
@@ -51,7 +54,12 @@ class PondFile(io.RawIOBase):
         self._handle = handle
         self._flags = flags
         self._lock = lock
+        self.is_wrapped = False
+        self._opener = threading.get_ident()
         self._at = handle.fstat().size_bytes if flags & os.O_APPEND else 0
+
+    def __repr__(self) -> str:
+        return f"<PondFile name={self.name!r} mode={self.mode!r}>"
 
     def readable(self) -> bool:
         """Return whether it was opened for reading."""
@@ -155,11 +163,80 @@ class PondFile(io.RawIOBase):
                 # Without the lock: a garbage collection may close it in any thread.
                 self._handle.close()
 
+    def __del__(self) -> None:
+        # What is wrapped is closed by what wraps it, which may have bytes for it yet.
+        if not getattr(self, "is_wrapped", True):
+            _close_forgotten(self, self._opener)
+
     def _check(self, allowed: bool, what: str) -> None:
         if self.closed:
             raise ValueError("I/O operation on closed file")
         if not allowed:
             raise io.UnsupportedOperation(f"not open for {what}")
+
+
+class _Wrapper:
+    """What is around a `PondFile`: closed with care if nobody does.
+
+    Attributes:
+        is_wrapped: another file object is around it, which closes it.
+    """
+
+    is_wrapped = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._opener = threading.get_ident()
+        super().__init__(*args, **kwargs)
+
+    def detach(self) -> Any:
+        """Return what it is around, to be used alone."""
+        inner: Any = super().detach()  # type: ignore[misc]
+        inner.is_wrapped = False
+        return inner
+
+    def __del__(self) -> None:
+        # What wraps it may have bytes for it yet. Without `_opener` the constructor failed.
+        if hasattr(self, "_opener") and not self.is_wrapped:
+            _close_forgotten(self, self._opener)  # type: ignore[arg-type]
+
+
+class _Reader(_Wrapper, io.BufferedReader):
+    pass
+
+
+class _Writer(_Wrapper, io.BufferedWriter):
+    pass
+
+
+class _Random(_Wrapper, io.BufferedRandom):
+    pass
+
+
+class _Text(_Wrapper, io.TextIOWrapper):
+    pass
+
+
+def _close_forgotten(file: "IO[Any] | PondFile", opener: int) -> None:
+    """Close a file that is about to be freed, if nobody did.
+
+    The last reference goes in the thread that opened it, as a rule, and there it is done at once. A
+    garbage collection may meet it in any other thread, in the middle of anything: in one that the
+    pond waits for. So there nothing may be waited for, and a thread is started for it.
+    """
+    try:
+        if file.closed:
+            return
+        is_writer = file.writable()
+    except ValueError:  # detached
+        return
+    if threading.get_ident() == opener:
+        file.close()
+    else:
+        # Not a `threading.Thread`: that has a lock, which may be held right here.
+        _thread.start_new_thread(file.close, ())
+    # Not of readers: the libraries that read through fsspec leave them to this as a rule.
+    if is_writer:
+        warnings.warn(f"unclosed file {file!r}", ResourceWarning, 3, source=file)
 
 
 def open_file(
@@ -184,19 +261,23 @@ def open_file(
     with contextlib.ExitStack() as undo:
         undo.callback(handle.close)
         raw = PondFile(handle, "/" + os.fsdecode(path), mode, flags, lock)
+        undo.callback(raw.close)
+        file: Any = raw
+        if buffering != 0:
+            file = _buffer(raw, mode, BUFFER_BYTES if buffering in (-1, 1) else buffering)
+            raw.is_wrapped = True
+            undo.callback(file.close)
+        if is_text:
+            is_by_lines = buffering == 1
+            text = _Text(file, encoding or "utf-8", errors, newline, line_buffering=is_by_lines)
+            file.is_wrapped = True
+            text.mode = mode  # type: ignore[misc]
+            file = text
         undo.pop_all()
-    if buffering == 0:
-        return raw  # type: ignore[return-value]
-    size = BUFFER_BYTES if buffering in (-1, 1) else buffering
-    buffer: Any
+    return file  # type: ignore[no-any-return]
+
+
+def _buffer(raw: PondFile, mode: str, size: int) -> IO[bytes]:
     if "+" in mode:
-        buffer = io.BufferedRandom(raw, size)
-    elif flags & os.O_ACCMODE == os.O_WRONLY:
-        buffer = io.BufferedWriter(raw, size)
-    else:
-        buffer = io.BufferedReader(raw, size)
-    if not is_text:
-        return buffer  # type: ignore[no-any-return]
-    return io.TextIOWrapper(
-        buffer, encoding or "utf-8", errors, newline, line_buffering=buffering == 1
-    )
+        return _Random(raw, size)
+    return _Reader(raw, size) if raw.readable() else _Writer(raw, size)

@@ -5,14 +5,15 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from pondfs.api.mounted import MountedBackend
 from pondfs.api.names import AnyPath
-from pondfs.api.reach import Place, load_versions, locate, may_read_store
+from pondfs.api.reach import find_mount, may_read_store
 from pondfs.api.writing import WritableTree
+from pondfs.control.reach import Place, load_versions, locate
 from pondfs.errors import PondLocked, UsageError
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class HeldTree(WritableTree):
         super().__init__()
         if mode not in MODES:
             raise ValueError(f"mode must be 'r' or 'r+', not {mode!r}")
-        self._place: Place = locate(where, os.environ)
+        self._place: Place = locate(None if where is None else os.fspath(where), os.environ)
         may_read_store(self._place)
         self.store = self._place.store
         self.mode = mode
@@ -66,7 +67,7 @@ class HeldTree(WritableTree):
     @property
     def mountpoint(self) -> PurePosixPath | None:
         """Where the pond is mounted, and so worked on; None when it is not."""
-        mount = self._place.mount()
+        mount = find_mount(self._place)
         return None if mount is None else PurePosixPath(mount.mountpoint)
 
     @property
@@ -76,9 +77,10 @@ class HeldTree(WritableTree):
 
     def open(self, path: AnyPath, mode: str = "r", *args: Any, **kwargs: Any) -> IO[Any]:
         """Open a file. See `Tree.open`; `close` closes what is still open."""
-        file = super().open(path, mode, *args, **kwargs)
-        self._files.add(file)
-        return file
+        with self._lock:
+            file = super().open(path, mode, *args, **kwargs)
+            self._files.add(file)
+            return file
 
     # --- the whole ---
 
@@ -91,6 +93,9 @@ class HeldTree(WritableTree):
             transaction.
         """
         with self._lock:
+            if self._is_inherited():
+                self._live, self._in_transaction = None, False
+                self._files.clear()
             if self._closed:
                 return
             if self._in_transaction:
@@ -142,7 +147,7 @@ class HeldTree(WritableTree):
             return self._stored
         if write:
             self._live = self._wait_for_lock(self._open_writer)
-        elif (mount := self._place.mount()) is not None:
+        elif (mount := find_mount(self._place)) is not None:
             self._live = MountedBackend(mount.mountpoint)
         if self._live is not None:
             self._drop_stored()
@@ -166,7 +171,7 @@ class HeldTree(WritableTree):
     def _open_writer(self) -> "Backend":
         from pondfs.api.unmounted import UnmountedBackend
 
-        mount = self._place.mount()
+        mount = find_mount(self._place)
         if mount is not None:
             return MountedBackend(mount.mountpoint)
         return UnmountedBackend(self.store)
@@ -232,9 +237,18 @@ class HeldTree(WritableTree):
             finally:
                 self._bursts -= 1
 
+    def _is_inherited(self) -> bool:
+        """Whether the process that forked this one is writing, and will do all that is left."""
+        from pondfs.api.unmounted import LocalBackend
+
+        live: object = self._live
+        return isinstance(live, LocalBackend) and not live.is_here
+
     def _close_files(self) -> None:
-        for file in list(self._files):
-            file.close()
+        with ExitStack() as each:
+            # All of them, whatever becomes of one.
+            for file in list(self._files):
+                each.callback(file.close)
         self._files.clear()
 
     def _forget_files(self) -> None:

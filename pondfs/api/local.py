@@ -214,6 +214,8 @@ class LocalTree:
 
     def setxattr(self, path: bytes, name: bytes, value: bytes) -> None:
         """Set an extended attribute."""
+        if b"\0" in name:
+            raise OSError(errno.EINVAL, "an attribute's name has no NUL byte")
         self.vfs.setxattr(self._with_xattr(path, name).id, name, value)
 
     def removexattr(self, path: bytes, name: bytes) -> None:

@@ -20,6 +20,12 @@ def to_bytes(path: AnyPath) -> bytes:
     return b"/".join(part for part in parts if part not in (b"", b"."))
 
 
+def to_names(path: AnyPath) -> tuple[bytes, ...]:
+    """Return the names in *path*; none for the root."""
+    found = to_bytes(path)
+    return tuple(found.split(b"/")) if found else ()
+
+
 def to_text(path: bytes) -> str:
     """Return *path* as text with a leading slash."""
     return "/" + os.fsdecode(path)
@@ -46,6 +52,7 @@ def match(top: bytes, pattern: str | bytes | os.PathLike[str], entries: List) ->
 
     ``*``, ``?`` and ``[…]`` match within a name, ``**`` as a whole name any number of directories
     (none, too), without going through symlinks. A dot in front of a name is like any other letter.
+    With a slash at its end a pattern matches directories only.
 
     Raises: ValueError for a pattern that is empty or has ``..``.
     """
@@ -53,7 +60,9 @@ def match(top: bytes, pattern: str | bytes | os.PathLike[str], entries: List) ->
     if parts == [b""] or b".." in parts:
         raise ValueError(f"unacceptable pattern: {os.fsdecode(pattern)!r}")
     seen: set[bytes] = set()
-    for path in _match(top, [_compile(part) for part in parts], entries):
+    only_directories = os.fsencode(pattern).endswith(b"/")
+    compiled = [_compile(part) for part in parts]
+    for path in _match(top, compiled, entries, only_directories=only_directories):
         if path not in seen:
             seen.add(path)
             yield path
@@ -68,7 +77,9 @@ def _compile(part: bytes) -> re.Pattern[str] | None:
     return re.compile(fnmatch.translate(os.fsdecode(part)), re.DOTALL)
 
 
-def _match(top: bytes, parts: list[re.Pattern[str] | None], entries: List) -> Iterator[bytes]:
+def _match(
+    top: bytes, parts: list[re.Pattern[str] | None], entries: List, *, only_directories: bool
+) -> Iterator[bytes]:
     # Not by recursion: a tree may be deeper than Python's stack.
     todo = [(top, 0)]
     while todo:
@@ -79,14 +90,17 @@ def _match(top: bytes, parts: list[re.Pattern[str] | None], entries: List) -> It
             deeper.append((directory, at + 1))
         for name, mode in entries(directory):
             path = join(directory, name)
+            is_meant = is_last and (stat.S_ISDIR(mode) or not only_directories)
             if part is None:
                 if stat.S_ISDIR(mode):
                     deeper.append((path, at))
-                if is_last:
+                if is_meant:
                     yield path
             elif part.match(os.fsdecode(name)):
-                if is_last:
+                if is_meant:
                     yield path
+                elif is_last:
+                    continue
                 elif stat.S_ISDIR(mode) or stat.S_ISLNK(mode):
                     deeper.append((path, at + 1))
         todo.extend(reversed(deeper))

@@ -3,9 +3,10 @@
 import os
 from typing import TYPE_CHECKING
 
-from pondfs.api.reach import Place, may_read_store, query
+from pondfs.api.reach import may_read_store, query
 from pondfs.api.stored import StoredBackend
 from pondfs.api.writing import WritableTree
+from pondfs.control.reach import Place
 from pondfs.errors import NotPermitted
 
 if TYPE_CHECKING:

@@ -8,17 +8,9 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from pondfs.api.hold import HeldTree
 from pondfs.api.mounted import MountedBackend
-from pondfs.api.names import AnyPath, to_bytes
-from pondfs.api.reach import (
-    When,
-    load_changes,
-    load_history,
-    load_pending,
-    load_tags,
-    load_versions,
-    query,
-    resolve_version,
-)
+from pondfs.api.names import AnyPath, to_names
+from pondfs.api.reach import When, find_mount, load_pending, query, resolve_version
+from pondfs.control.reach import load_changes, load_history, load_tags, load_versions
 from pondfs.errors import UsageError
 
 if TYPE_CHECKING:
@@ -90,7 +82,7 @@ class Pond(HeldTree):
             self._check_writable()
             if self._in_transaction:
                 raise UsageError("a transaction is one version: it is committed at its end")
-            if self._live is None and self._place.mount() is None:
+            if self._live is None and find_mount(self._place) is None:
                 return None
             return self._open_backend(write=True).commit(message)
 
@@ -103,8 +95,9 @@ class Pond(HeldTree):
         is not mounted becomes a version of its own before.
 
         Durability: it is durable on return.
-        Raises: UsageError for one within another, or while files are open for writing;
-            PondLocked; CommitFailed; Conflict when others changed the same on a mount.
+        Raises: UsageError for one within another, or while files are open for writing, or any of
+            a tree that goes with what was pending; PondLocked; CommitFailed; Conflict when others
+            changed the same on a mount.
         """
         current = Transaction(message)
         self._begin()
@@ -120,8 +113,10 @@ class Pond(HeldTree):
             self._check_writable()
             if self._in_transaction:
                 raise UsageError("a transaction is open already: end it before the next")
-            if any(file.writable() for file in self._files if not file.closed):
-                raise UsageError("files are open for writing: close them before a transaction")
+            # Of a tree of our own the open files go with it; of a mount they just stay.
+            is_ours = self._live is not None and not isinstance(self._live, MountedBackend)
+            if any(file.writable() or is_ours for file in self._files if not file.closed):
+                raise UsageError("files are open: close them before a transaction")
             self._let_go()
             self._live = self._wait_for_lock(self._begin_backend)
             self._in_transaction = True
@@ -130,7 +125,7 @@ class Pond(HeldTree):
     def _begin_backend(self) -> "Backend":
         from pondfs.api.transaction import begin
 
-        return begin(self.store, self._place.mount())
+        return begin(self.store, find_mount(self._place))
 
     def _end(self, current: Transaction, *, commit: bool) -> None:
         with self._lock:
@@ -181,14 +176,14 @@ class Pond(HeldTree):
         Raises: NoSuchVersion; NoSuchPath when neither has *path*; StoreDamaged.
         """
         versions = [resolve_version(self._place, when) for when in (old, new)]
-        return load_changes(self._place, versions[0], versions[1], to_bytes(path))
+        return load_changes(self._place, versions[0], versions[1], to_names(path))
 
     def history(self, path: AnyPath) -> "list[Event]":
         """Return what committed versions did to a file, newest first, through its renames.
 
         Raises: NoSuchPath when no version has it; UsageError for a directory; StoreDamaged.
         """
-        return load_history(self._place, to_bytes(path))
+        return load_history(self._place, to_names(path))
 
     # --- SQL ---
 

@@ -191,8 +191,9 @@ class Tree(ABC):
     def glob(self, pattern: str, top: AnyPath = "/") -> Iterator[PurePosixPath]:
         """Yield the paths below *top* that match, sorted within each directory.
 
-        ``*``, ``?`` and ``[…]`` match within a name, ``**`` any number of directories. Names that
-        begin with a dot are names like others. What can't be listed is left out.
+        ``*``, ``?`` and ``[…]`` match within a name, ``**`` any number of directories; what ends
+        with a slash matches directories only. Names that begin with a dot are names like others.
+        What can't be listed is left out.
 
         Raises: ValueError for a pattern that is empty or has ``..``.
         """

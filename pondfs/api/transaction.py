@@ -54,7 +54,7 @@ class MountedTransaction(LocalBackend):
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), os.fspath(mount.mountpoint))
         self._mountpoint = mount.mountpoint
         with connect_mount(mount) as client:
-            flush_kernel(mount.mountpoint)
+            _flush(mount.mountpoint)
             _call(client, "commit")
             use_acl = bool(client.hello["options"]["acl"])
 
@@ -103,8 +103,18 @@ class MountedTransaction(LocalBackend):
             )
         with connect_mount(mount) as client:
             # What others have written has to be there to be compared with.
-            flush_kernel(mount.mountpoint)
+            _flush(mount.mountpoint)
             return _call(client, "apply", base=self._base, files=files, message=message)
+
+
+def _flush(mountpoint: Path) -> None:
+    try:
+        flush_kernel(mountpoint)
+    except OSError as error:
+        if error.errno not in (errno.ENOTCONN, errno.ECONNABORTED):
+            raise
+        why = "its daemon went away meanwhile, and nothing of the transaction was done"
+        raise DaemonGone(f"{mountpoint} is mounted but {why}") from None
 
 
 def _call(client: "Client", op: str, **fields: object) -> Version | None:

@@ -3,11 +3,13 @@
 Importing this is cheap; trio and pyarrow come when a pond is opened.
 """
 
+import contextlib
 import logging
 import math
 import os
 import warnings
 from collections.abc import Awaitable, Callable
+from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -33,7 +35,8 @@ class LocalBackend:
     """A tree in a thread of this process. Implements `backend.Backend`, but for how it is closed.
 
     New nodes belong to the process's effective user and group. Nothing becomes a version but by
-    `commit`.
+    `commit`. Arguments of a wrong type are refused (TypeError) before they are in the tree, where
+    they would make every commit fail.
 
     Attributes:
         label: how messages call it.
@@ -65,6 +68,11 @@ class LocalBackend:
         self._tree: LocalTree = LocalTree(vfs, live_at)
         self._thread = VfsThread(vfs, finish)
         self._is_open = True
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it was opened in this process, and not in one that forked it."""
+        return self._thread.is_here
 
     # --- looking ---
 
@@ -130,19 +138,23 @@ class LocalBackend:
 
     def chmod(self, path: bytes, mode: int) -> None:
         """Set the permission bits; of a symlink it is refused (EOPNOTSUPP)."""
-        self._do(lambda: self._tree.chmod(path, mode), path)
+        bits = index(mode)
+        self._do(lambda: self._tree.chmod(path, bits), path)
 
     def chown(self, path: bytes, uid: int, gid: int) -> None:
         """Set the owner, of a symlink its own; -1 leaves one alone."""
-        self._do(lambda: self._tree.chown(path, uid, gid), path)
+        owner = index(uid), index(gid)
+        self._do(lambda: self._tree.chown(path, *owner), path)
 
     def utime(self, path: bytes, atime_ns: int, mtime_ns: int) -> None:
         """Set the times, of a symlink its own."""
-        self._do(lambda: self._tree.utime(path, atime_ns, mtime_ns), path)
+        times = index(atime_ns), index(mtime_ns)
+        self._do(lambda: self._tree.utime(path, *times), path)
 
     def setxattr(self, path: bytes, name: bytes, value: bytes) -> None:
         """Set one."""
-        self._do(lambda: self._tree.setxattr(path, name, value), path)
+        copy = bytes(memoryview(value))
+        self._do(lambda: self._tree.setxattr(path, name, copy), path)
 
     def removexattr(self, path: bytes, name: bytes) -> None:
         """Remove one."""
@@ -176,7 +188,7 @@ class LocalBackend:
 
     def __del__(self) -> None:
         """Say that nobody closed it: what was not committed is lost."""
-        if getattr(self, "_is_open", False):
+        if getattr(self, "_is_open", False) and self.is_here:
             warnings.warn(f"{self.label} was not closed", ResourceWarning, 2, source=self)
             self.discard()
 
@@ -253,8 +265,8 @@ class LocalHandle:
 
     def truncate(self, size: int) -> None:
         """Set the size; growing leaves a hole."""
-        caller = _caller()
-        self._do(lambda tree: tree.truncate(self._opened, size, caller))
+        caller, length = _caller(), index(size)
+        self._do(lambda tree: tree.truncate(self._opened, length, caller))
 
     def fstat(self) -> NodeStat:
         """Return what is open."""
@@ -269,8 +281,10 @@ class LocalHandle:
         """Close it. Calling it twice is harmless."""
         if self._is_open:
             self._is_open = False
-            if self._backend._is_open:
-                self._backend._thread.call(lambda: self._backend._tree.release(self._opened))
+            if self._backend._is_open and self._backend.is_here:
+                # Where the tree is gone there is nothing to let go of.
+                with contextlib.suppress(OSError):
+                    self._backend._thread.call(lambda: self._backend._tree.release(self._opened))
 
     def _do(self, function: "Callable[[LocalTree], T]") -> T:
         with naming(self._path):

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 from pondfs.api.copy import copy_tree
 from pondfs.api.names import AnyPath, join, split, to_bytes, to_path, to_text
+from pondfs.api.paths import find
 from pondfs.api.reading import Tree
+from pondfs.api.stored import TreeSteps
 
 if TYPE_CHECKING:
     from pondfs.api.backend import Backend
@@ -122,7 +124,8 @@ class WritableTree(Tree):
     ) -> PurePosixPath:
         """Copy a file, or a directory with everything below it, to be what *target* names.
 
-        A file at *target* is written over, a directory must not be there. Symlinks inside are
+        A file at *target* is written over (through a symlink what it leads to, if a file is
+        copied), a directory must not be there. Symlinks inside are
         copied as they are, permissions come along, holes stay holes.
 
         Args:
@@ -134,11 +137,13 @@ class WritableTree(Tree):
         Returns: where the copy is.
         Raises: OSError.
         """
-        new = to_bytes(target)
         with self._writing() as backend:
-            old, _ = self._find(backend, to_bytes(source), follow_symlinks)
+            old, info = self._find(backend, to_bytes(source), follow_symlinks)
+            # Without symlinks on the way: one of two paths may be inside the other.
+            old = self._real(backend, old, follow=False)
+            new = self._real(backend, to_bytes(target), follow=stat.S_ISREG(info.mode))
             copy_tree(backend, old, new, preserve=preserve_metadata)
-        return to_path(new)
+        return to_path(to_bytes(target))
 
     def symlink_to(self, path: AnyPath, target: AnyPath) -> None:
         """Make *path* a symlink with the text *target*. Raises: OSError."""
@@ -193,6 +198,14 @@ class WritableTree(Tree):
         """Remove an extended attribute. Raises: OSError (ENODATA: there is none)."""
         with self._at(path, True) as (backend, found):
             backend.removexattr(found, os.fsencode(name))
+
+    def _real(self, backend: "Backend", path: bytes, *, follow: bool) -> bytes:
+        """Return *path*, which need not be there, without symlinks and ``..``; see `paths.find`."""
+        try:
+            spot = find(TreeSteps(backend), path, last=follow, live_at=self._live_at())
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, to_text(path)) from None
+        return join(spot.directory, spot.name) if spot.name else spot.directory
 
     @contextmanager
     def _at(self, path: AnyPath, follow: bool) -> "Iterator[tuple[Backend, bytes]]":

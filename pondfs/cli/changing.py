@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pondfs.cli.mounted import nonzero
 from pondfs.cli.output import format_path, print_json, progress
 from pondfs.cli.reach import Place, require_pond
 from pondfs.cli.trees import Tree, follow, mounts_of, open_mounted, open_tree
 from pondfs.control.reach import connect_mount
-from pondfs.errors import NoSuchPath, UsageError
+from pondfs.errors import NoSuchPath, NotPermitted, UsageError
+from pondfs.store.mounted_tree import nonzero
 from pondfs.store.tree import PIECE_BYTES, NodeStat, Piece, Xattrs
 
 if TYPE_CHECKING:
@@ -102,8 +102,8 @@ def changing(
     mount = next(iter(mounts_of(place)), None)
     if mount is None and no_commit:
         raise UsageError(
-            "--no-commit: the pond is not mounted, so nothing would be left: leave it out, or "
-            "mount the pond first"
+            "--no-commit: the pond is not mounted for writing, so nothing would be left: leave it "
+            "out, or mount the pond first"
         )
     if dry_run:
         with progress("reading"):
@@ -149,8 +149,10 @@ def _asking(mount: "Mount | None") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if mount is not None and error.errno == errno.ENOTCONN:
-            connect_mount(mount).close()
+        # What was under way when the daemon went has other errors than what comes after.
+        if mount is not None and error.errno in (errno.ENOTCONN, errno.ECONNABORTED, errno.EIO):
+            with contextlib.suppress(NotPermitted):
+                connect_mount(mount).close()
         raise
 
 
@@ -235,20 +237,35 @@ def locate_new(tree: Tree, names: tuple[bytes, ...], *, parents: bool = False) -
     Raises: NoSuchPath for directories that are not there; UsageError for the root and ``.pond``.
     """
     refuse_special(b"/".join(names))
-    known = len(names) - 1
+    known = last = len(names) - 1
     while True:
         try:
-            above, info = follow(tree, names[: max(known, 0)], last=True)
+            above, info = follow(tree, names[:known], last=True)
             break
         except NoSuchPath:
-            if not parents:
-                raise
             known -= 1
     if not stat.S_ISDIR(info.mode):
         raise NoSuchPath(f"'/{format_path(above)}' is no directory")
-    path = os.path.join(above, *names[max(known, 0) :])
+    path = os.path.join(above, *names[known:])
     refuse_special(path)
+    if known < last:
+        _refuse_dangling(tree, os.path.join(above, names[known]))
+        if not parents:
+            missing = "/" + format_path(b"/".join(names[:last]))
+            raise NoSuchPath(
+                f"{tree.label} has no directory '{missing}': pond mkdir -p {shlex.quote(missing)} "
+                "makes it"
+            )
     return path
+
+
+def _refuse_dangling(tree: Tree, path: bytes) -> None:
+    """Refuse to make directories where a symlink is that leads nowhere. Raises: NoSuchPath."""
+    try:
+        tree.lstat(path)
+    except NoSuchPath:
+        return
+    raise NoSuchPath(f"'/{format_path(path)}' is a symlink that leads nowhere")
 
 
 def refuse_special(path: bytes) -> None:

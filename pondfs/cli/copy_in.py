@@ -157,8 +157,12 @@ class CopyIn:
                 self._replace(name, target)
         except NoSuchPath:
             return  # gone since it was listed
-        except PermissionError as error:
+        except OSError as error:
+            if error.filename == "/" + os.fsdecode(name):
+                error.filename = "/" + os.fsdecode(target)
             # Ours to read it is not, or to make a device; disk full and the like end it all.
+            if not isinstance(error, PermissionError):
+                raise
             self._failed(error)
             return
         if info.nlink > 1:

@@ -236,6 +236,8 @@ def _copy_in(
                 parents=job.parents,
                 is_directory=stat.S_ISDIR(one.info.mode) and not into,
             )
+            if tree is work.tree and target == one.path and not stat.S_ISDIR(one.info.mode):
+                raise UsageError(f"'{one.typed}' would become itself: name another DEST")
             if tree is work.tree and one.path in (b"", target, *directories_above(target)):
                 raise UsageError(
                     f"'/{format_path(target)}' is inside what is to be copied: copy a version of "

@@ -47,6 +47,11 @@ class Pattern:
         return self.start < len(self.names)
 
     @property
+    def is_directory(self) -> bool:
+        """Whether it was written as one: with a slash behind."""
+        return self.typed.endswith("/")
+
+    @property
     def globs(self) -> list[str]:
         """The names from the first with a wildcard on."""
         return [os.fsdecode(name) for name in self.names[self.start :]]
@@ -129,7 +134,8 @@ def expand(
     """Return what *pattern* stands for, sorted.
 
     A path that is there is itself, even with wildcard characters in it. Symlinks on the way are
-    followed, but by ``**``; one that leads nowhere, or out of the tree, leads to no match.
+    followed, but by ``**``; one that leads nowhere, or out of the tree, leads to no match. With a
+    slash behind it stands for directories only, and symlinks to them.
 
     Args:
         tree: where to look.
@@ -139,7 +145,10 @@ def expand(
     """
     try:
         path, info = follow(tree, pattern.names, last=False)
-        return [Found(pattern.typed, pattern.names, path, info)]
+        one = Found(pattern.typed, pattern.names, path, info)
+        if pattern.is_directory and not _leads_to_directory(tree, one):
+            raise NoSuchPath(f"'{format_path(os.fsencode(pattern.typed))}' is no directory")
+        return [one]
     except NoSuchPath:
         if not pattern.is_glob:
             raise
@@ -148,11 +157,21 @@ def expand(
         if error.errno != errno.ENAMETOOLONG or not pattern.is_glob:
             raise
     found = list(_search(tree, pattern, failed))
+    if pattern.is_directory:
+        found = [one for one in found if _leads_to_directory(tree, one)]
     if not found:
         raise NoSuchPath(
-            f"{tree.label} has nothing like '/{format_path(b'/'.join(pattern.names))}'"
+            f"{tree.label} has nothing like '/{format_path(b'/'.join(pattern.names))}"
+            f"{'/' if pattern.is_directory else ''}'"
         )
     return found
+
+
+def _leads_to_directory(tree: Tree, found: Found) -> bool:
+    info = found.info
+    if stat.S_ISLNK(info.mode):
+        _, info = _follow_to_directory(tree, found.path, info)
+    return stat.S_ISDIR(info.mode)
 
 
 def expand_one(tree: Tree, pattern: Pattern) -> Found:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pondfs.cli.globs import Found, Pattern, expand, has_magic
-from pondfs.cli.mounted import MountedTree
 from pondfs.cli.output import format_path
 from pondfs.cli.trees import Tree
 from pondfs.errors import NoSuchPath, UsageError
+from pondfs.store.mounted_tree import MountedTree
 from pondfs.store.tree import NodeStat
 
 HOLD = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -54,6 +54,8 @@ def open_sources(typed: str) -> tuple[MountedTree, list[Found]]:
     tree = MountedTree(fd, f"'{format_path(os.fsencode(top or '.'))}'")
     try:
         start = len(names) if is_there else 0
+        if names and typed.endswith("/"):
+            whole += "/"
         return tree, expand(tree, Pattern(whole, tuple(map(os.fsencode, names)), start))
     except BaseException:
         tree.close()

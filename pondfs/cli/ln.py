@@ -57,13 +57,16 @@ def command(
         try:
             where, info = follow(work.tree, names, last=True)
         except NoSuchPath:
-            pass
+            is_directory = False
         else:
-            if stat.S_ISDIR(info.mode):
+            is_directory = stat.S_ISDIR(info.mode)
+            if is_directory:
                 last = source.rstrip(b"/").rpartition(b"/")[2]
                 if last in (b"", b".", b".."):
                     raise UsageError(f"'{path}' is a directory: say which name shall be in it")
                 names = (*(name for name in where.split(b"/") if name), last)
+        if path.endswith("/") and not is_directory:
+            raise UsageError(f"'{path}' is no directory: make it, or leave the slash out")
         new = locate_new(work.tree, names)
         try:
             if symbolic:

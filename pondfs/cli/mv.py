@@ -118,6 +118,8 @@ def _plan(
         moves.append(_Move(one, target))
     refuse_same((move.found.typed, move.target) for move in moves)
     for move in moves:
+        if move.target == move.found.path:
+            raise UsageError(f"'{move.found.typed}' would become itself: name another DEST")
         if move.target in found:
             raise UsageError(
                 f"'{move.found.typed}' would become '{format_path(move.target)}', which is to be "

@@ -22,6 +22,7 @@ from prompt_toolkit.document import Document
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
+from pondfs.cli.output import format_path
 from pondfs.cli.query_run import BINARY_FORMATS, FORMATS, TERMINAL_ROWS, tell
 from pondfs.cli.query_text import split
 from pondfs.cli.reach import Place, require_pond
@@ -281,4 +282,6 @@ def _history(environ: Mapping[str, str]) -> History:
 
 
 def _complain(message: str) -> None:
-    click.echo(click.style("pond: ", fg="red") + message, err=True)
+    # There may be a piece of a file in it.
+    line = format_path(os.fsencode(message))
+    click.echo(click.style("pond: ", fg="red") + line, err=True)

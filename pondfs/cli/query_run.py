@@ -25,6 +25,7 @@ from pondfs.unmount import flush_kernel
 
 if TYPE_CHECKING:
     from pondfs.query.session import Session
+    from pondfs.store.preview import PendingRows
 
 T = TypeVar("T")
 
@@ -60,12 +61,12 @@ class Pending:
 
     Attributes:
         version: its number.
-        rows: a pyarrow.Table with the columns of the oplog.
+        rows: what there is of it.
         mountpoint: where the pond is mounted.
     """
 
     version: int
-    rows: Any
+    rows: "PendingRows"
     mountpoint: Path
 
 

@@ -1,46 +1,66 @@
 """Which pond a command means, and how it gets at it.
 
-A mounted pond is asked through its daemon's socket, an unmounted one is read from its store. The
-calls into `pondfs.store` stand here and nowhere else in ``cli``, inside functions, because
-importing the store takes longer than most commands.
+What the Python API asks as well is in `control.reach`. The calls into `pondfs.store` are there and
+here and nowhere else in ``cli``, inside functions, because importing the store takes longer than
+most commands.
 """
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from pondfs.control.client import Client, MountClient
-from pondfs.control.reach import connect_mount
-from pondfs.errors import DaemonGone, DaemonRefused, NotAPond, NotPermitted, UsageError
-from pondfs.mountinfo import Mount, find_pond_around, find_pond_at, find_ponds_of
-from pondfs.options import default_store, parse_store
+from pondfs.control.reach import (
+    Place,
+    ask_changes,
+    connect,
+    load_changes,
+    load_history,
+    load_tags,
+    load_touching,
+    load_versions,
+    locate,
+    open_control,
+    require_pond,
+)
+from pondfs.errors import NotPermitted, UsageError
+from pondfs.mountinfo import find_pond_around, find_ponds_of
 from pondfs.unmount import flush_kernel
 
 if TYPE_CHECKING:
-    from pondfs.change import Change, Event
+    from pondfs.change import Change
     from pondfs.node import Version
-    from pondfs.oplog import VersionInfo
     from pondfs.store.usage import Usage
 
+__all__ = [
+    "Place",
+    "ask",
+    "connect",
+    "connect_anyhow",
+    "create_pond",
+    "find_place",
+    "load_changes",
+    "load_each_last",
+    "load_history",
+    "load_operations",
+    "load_pending_changes",
+    "load_status",
+    "load_tags",
+    "load_touching",
+    "load_usage",
+    "load_versions",
+    "locate",
+    "path_in_pond",
+    "pond_option",
+    "require_pond",
+    "store_bytes",
+]
+
 _F = TypeVar("_F", bound=Callable[..., Any])
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A pond as found.
-
-    Attributes:
-        store: its directory.
-        mount: the mount through which it was found; None when it was found by its store.
-    """
-
-    store: Path
-    mount: Mount | None = None
 
 
 def pond_option(function: _F) -> _F:
@@ -67,113 +87,6 @@ def find_place() -> Place:
     """
     named = click.get_current_context().find_root().meta.get(__name__)
     return locate(named, os.environ)
-
-
-def locate(named: str | None, environ: Mapping[str, str]) -> Place:
-    """As `find_place`, with everything it depends on as arguments but the working directory."""
-    if named is not None or (named := environ.get("POND")):
-        path = parse_store(named)
-        mount = find_pond_at(path)
-        return Place(path) if mount is None else Place(Path(mount.source), mount)
-    try:
-        here = os.getcwd()
-    except OSError:  # removed, or a mount whose daemon is gone
-        here = None
-    if here is not None and (mount := find_pond_around(here)):
-        return Place(Path(mount.source), mount)
-    return Place(default_store(environ))
-
-
-def connect(place: Place) -> Client | None:
-    """Return a connection to the pond's daemon; None when the pond is not mounted.
-
-    Of several daemons (a writer, and read-only ones beside it) it is the one of the mount that was
-    named or stood in, else the writer.
-
-    Raises: DaemonGone if there is a mount but its daemon does not answer; NotPermitted if it is
-        somebody else's.
-    """
-    if place.mount is not None:
-        return connect_mount(place.mount)
-    if (path := _lock_socket(place.store)) is not None:
-        try:
-            client = Client(path)
-        except DaemonGone:
-            pass  # the lock's text outlives its daemon; the mount table has the last word
-        else:
-            if os.path.realpath(client.hello["store"]) == os.path.realpath(place.store):
-                return client
-            client.close()
-    mounts = find_ponds_of(place.store)
-    writer_first = min(mounts, key=lambda mount: "ro" in mount.options, default=None)
-    return None if writer_first is None else connect_mount(writer_first)
-
-
-def require_pond(store: Path) -> None:
-    """Refuse a place that holds no pond, before anything heavy is imported.
-
-    Raises: NotAPond, NotPermitted.
-    """
-    try:
-        os.stat(store / "_delta_log")
-    except PermissionError:
-        raise NotPermitted(f"{store} is not readable: ask as its owner or as root") from None
-    except OSError:
-        if store == default_store(os.environ):
-            _require_directory()
-        raise NotAPond(
-            f"there is no pond at {store}: 'pond init {store}' makes one, --pond names another"
-        ) from None
-
-
-def _require_directory() -> None:
-    """Refuse to look for a pond by where we stand when that is nowhere.
-
-    Raises: NotAPond.
-    """
-    try:
-        os.getcwd()
-    except OSError:
-        raise NotAPond(
-            "the working directory is gone, so it names no pond: stand in one that is there, or "
-            "name the pond with --pond"
-        ) from None
-
-
-def _lock_socket(store: Path) -> Path | None:
-    """Return the writer's socket as its lock file names it, whoever that was."""
-    from pondfs.store.lock import find_holder
-
-    named = (find_holder(os.fspath(store / "_pond")) or {}).get("socket")
-    return Path(named) if isinstance(named, str) and named else None
-
-
-@contextlib.contextmanager
-def through_mount(place: Place) -> "Iterator[MountClient | None]":
-    """Yield the way to the daemon for who may not read the store; None for who may.
-
-    Raises: NotAPond; NotPermitted when there is no such way either.
-    """
-    try:
-        require_pond(place.store)
-    except NotPermitted:
-        client = open_control(place)
-        if client is None:
-            raise
-    else:
-        yield None
-        return
-    with client:
-        yield client
-
-
-def open_control(place: Place) -> MountClient | None:
-    """Return the way through a mount that we may read; None when there is none."""
-    mounts = find_ponds_of(place.store) if place.mount is None else [place.mount]
-    for mount in mounts:
-        with contextlib.suppress(OSError):
-            return MountClient(mount.mountpoint)
-    return None
 
 
 def connect_anyhow(place: Place) -> Client | MountClient | None:
@@ -206,10 +119,6 @@ def ask(place: Place, op: str, **fields: Any) -> dict[str, Any]:
         return client.call(op, timeout_s=None, **fields)
 
 
-def _text(path: tuple[bytes, ...]) -> str:
-    return os.fsdecode(b"/".join(path))
-
-
 # --- the store ------------------------------------------------------------------------------------
 
 
@@ -223,29 +132,6 @@ def create_pond(store: Path) -> None:
     create(store)
 
 
-def load_versions(place: Place, limit: int | None) -> "list[VersionInfo]":
-    """Return the newest *limit* versions (all when None), newest first."""
-    with through_mount(place) as daemon:
-        if daemon is not None:
-            from pondfs.oplog import info_of
-
-            return [info_of(record) for record in daemon.call("log", limit=limit)["versions"]]
-    from pondfs.store.log import read_versions
-
-    return read_versions(place.store, limit)
-
-
-def load_tags(place: Place) -> "dict[str, Version]":
-    """Return the tags, sorted by name."""
-    with through_mount(place) as daemon:
-        if daemon is not None:
-            found: dict[str, Version] = daemon.call("tags")["tags"]
-            return found
-    from pondfs.store.tags import read_tags
-
-    return read_tags(place.store)
-
-
 def path_in_pond(place: Place, text: str, *, as_seen: bool = False) -> tuple[bytes, ...]:
     """Return the names that lead from the pond's root to what a person calls *text*.
 
@@ -253,8 +139,11 @@ def path_in_pond(place: Place, text: str, *, as_seen: bool = False) -> tuple[byt
     any other counts from the pond's root. What is seen below ``.pond/at/W`` is called as it is in
     the pond, unless *as_seen*.
 
-    Raises: UsageError when ``..`` leads out of it.
+    Raises: UsageError when ``..`` leads out of it, or there is nothing in *text*: that is a mistake
+        in a script, and must not mean the whole pond.
     """
+    if not text:
+        raise UsageError("a path is empty: name a file or a directory; / is the pond's root")
     mounts = find_ponds_of(place.store) if place.mount is None else [place.mount]
     tops = [mount.mountpoint for mount in mounts]
     try:
@@ -317,25 +206,6 @@ def _without_links(path: str) -> str:
     return here
 
 
-def load_changes(
-    place: Place, old: "Version", new: "Version", path: tuple[bytes, ...]
-) -> "list[Change]":
-    """Return what is different in version *new*. Raises: NoSuchPath, StoreDamaged."""
-    with through_mount(place) as daemon:
-        if daemon is not None:
-            return _changes(daemon, old, new, path) or []
-    with contextlib.suppress(DaemonGone, NotPermitted, DaemonRefused):
-        client = connect(place)
-        if client is not None:
-            with client:
-                found = _changes(client, old, new, path, light=True)
-                if found is not None:
-                    return found
-    from pondfs.store.changes import load_changes
-
-    return load_changes(place.store, old, new, path)
-
-
 def load_operations(client: Client | MountClient, path: bytes = b"") -> list[dict[str, Any]]:
     """Return what is pending at or below *path*, pages the kernel holds back included.
 
@@ -363,46 +233,7 @@ def load_pending_changes(
             found = client.call("status")
             if not (found["pending_nodes"] or found["pending_entries"]):
                 return None
-        return _changes(client, old, None, path)
-
-
-def _changes(
-    daemon: Client | MountClient,
-    old: "Version",
-    new: "Version | None",
-    path: tuple[bytes, ...],
-    *,
-    light: bool = False,
-) -> "list[Change] | None":
-    from pondfs.change import change_of
-
-    reply = daemon.call("changes", timeout_s=None, old=old, new=new, path=_text(path), light=light)
-    found = reply["changes"]
-    return None if found is None else [change_of(record) for record in found]
-
-
-def load_history(place: Place, path: tuple[bytes, ...]) -> "list[Event]":
-    """Return what happened to a file, newest first. Raises: NoSuchPath, UsageError."""
-    with through_mount(place) as daemon:
-        if daemon is not None:
-            from pondfs.change import event_of
-
-            reply = daemon.call("history", path=_text(path))
-            return [event_of(record) for record in reply["events"]]
-    from pondfs.store.lives import load_history
-
-    return load_history(place.store, path)
-
-
-def load_touching(place: Place, path: tuple[bytes, ...]) -> "set[Version] | None":
-    """Return the versions that touched *path*; None for all. Raises: NoSuchPath."""
-    with through_mount(place) as daemon:
-        if daemon is not None:
-            versions = daemon.call("touching", path=_text(path))["versions"]
-            return None if versions is None else set(versions)
-    from pondfs.store.lives import load_touching
-
-    return load_touching(place.store, path)
+        return ask_changes(client, old, None, path)
 
 
 def load_each_last(

@@ -3,6 +3,7 @@
 The list is in ``docs/reference/cli.md``; `pondfs.errors` is where the codes come from.
 """
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ def run(command: click.Command, name: str, args: Sequence[str] | None = None) ->
 
     ``POND_DEBUG=1`` in the environment shows the traceback as well.
     """
+    _hold_streams()
     try:
         result = command.main(args=args, prog_name=name, standalone_mode=False)
         sys.stdout.flush()
@@ -60,6 +62,27 @@ def run(command: click.Command, name: str, args: Sequence[str] | None = None) ->
     return result if isinstance(result, int) else 0
 
 
+def _hold_streams() -> None:
+    """Put something in the place of standard streams that were closed when we began.
+
+    Else Python has none, and the next file that is opened, of a store perhaps, would be where
+    others print to. What is printed to a closed stdout is an error, as everywhere (EBADF).
+    """
+    streams = (
+        ("stdin", os.O_WRONLY, "r"),
+        ("stdout", os.O_RDONLY, "w"),
+        ("stderr", os.O_WRONLY, "w"),
+    )
+    for number, (name, flags, mode) in enumerate(streams):
+        if getattr(sys, name) is None:
+            fd = os.open(os.devnull, flags)
+            if fd != number:
+                os.dup2(fd, number)
+                os.close(fd)
+            stream = open(number, mode, closefd=False, errors="backslashreplace")  # noqa: SIM115
+            setattr(sys, name, stream)
+
+
 def as_mount_says(code: int) -> int:
     """Return the exit code mount(8) has for what ended with *code*.
 
@@ -74,4 +97,7 @@ def _complain(name: str, message: str, error: Exception) -> None:
 
         traceback.print_exception(error)
     line = " ".join(message.split())
-    click.echo(click.style(f"{name}: ", fg="red") + line, err=True)
+    # A name in it, which anybody may have given to a file, must not speak to the terminal.
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    with contextlib.suppress(OSError):  # nobody hears it; the exit code is told all the same
+        click.echo(click.style(f"{name}: ", fg="red") + line, err=True)

@@ -145,11 +145,14 @@ def _load(
 
     from pondfs.node import Version
     from pondfs.store.listing import list_rows
+    from pondfs.store.preview import WITHOUT_CONTENT
 
     def choose(versions: Sequence[int]) -> Iterable[int]:
         return (v for v in reversed(versions) if first <= v and (last is None or v <= last))
 
-    pending = None if coming is None else (Version(coming.version), coming.rows)
+    pending = None
+    if coming is not None:
+        pending = Version(coming.version), coming.rows.table(WITHOUT_CONTENT)
     found = list_rows(place.store, choose, pending, path)
     return islice(found, limit) if limit else found
 

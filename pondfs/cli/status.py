@@ -16,7 +16,7 @@ from pondfs.cli.output import (
     print_json,
     print_table,
 )
-from pondfs.cli.reach import connect, find_place, load_operations, load_status, pond_option
+from pondfs.cli.reach import connect_anyhow, find_place, load_operations, load_status, pond_option
 
 KEYS = (
     "store",
@@ -53,7 +53,7 @@ def command(as_json: bool, pending: bool) -> None:
       pond --pond /srv/pond status --json | jq .pending_bytes
     """
     place = find_place()
-    client = connect(place)
+    client = connect_anyhow(place)
     if client is None:
         found = {**load_status(place.store), "store": str(place.store), "mounted": False}
     else:
@@ -132,9 +132,10 @@ def _version(status: dict[str, Any]) -> str:
 def _pending(status: dict[str, Any]) -> str:
     if not status["pending_nodes"] and not status["pending_entries"]:
         return "nothing"
+    nodes, entries = status["pending_nodes"] or 0, status["pending_entries"] or 0
     return (
-        f"{format_count(status['pending_nodes'] or 0)} nodes, "
-        f"{format_count(status['pending_entries'] or 0)} entries, "
+        f"{format_count(nodes)} node{'' if nodes == 1 else 's'}, "
+        f"{format_count(entries)} entr{'y' if entries == 1 else 'ies'}, "
         f"{format_size(status['pending_bytes'] or 0)}, "
         f"for {format_duration(status['pending_age_s'] or 0)}"
     )

@@ -54,8 +54,9 @@ class Tally:
             yield f"{format_count(self.owners_lost)} of them had another owner: root keeps owners"
         if self.xattrs_lost:
             yield (
-                f"{format_count(self.xattrs_lost)} extended attributes could not be kept: the "
-                "place does not have them, or only root may set them"
+                f"{format_count(self.xattrs_lost)} extended "
+                f"attribute{'' if self.xattrs_lost == 1 else 's'} could not be kept: the place "
+                "has none, or only root may set them"
             )
 
     @contextlib.contextmanager

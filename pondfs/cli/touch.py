@@ -17,7 +17,7 @@ from pondfs.cli.changing import (
 from pondfs.cli.globs import expand, parse
 from pondfs.cli.reach import Place, find_place, load_versions, pond_option
 from pondfs.cli.trees import Tree, resolve_versions
-from pondfs.errors import NoSuchPath, NoSuchVersion
+from pondfs.errors import NoSuchPath, NoSuchVersion, UsageError
 from pondfs.when import Moment, begin
 from pondfs.when import parse as parse_when
 
@@ -78,6 +78,10 @@ def _find(
                 continue
             if pattern.is_glob:
                 raise
+            if typed.endswith("/"):
+                raise UsageError(
+                    f"'{typed}' is no directory: pond mkdir makes one; a file has no slash behind"
+                ) from None
             yield locate_new(tree, pattern.names), True
             continue
         for one in found:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 
-from pondfs.cli.mounted import MountedTree
 from pondfs.cli.output import format_path
 from pondfs.cli.reach import Place, load_tags, load_versions, require_pond
 from pondfs.errors import (
@@ -29,6 +28,7 @@ from pondfs.errors import (
 )
 from pondfs.mountinfo import Mount, find_ponds_of
 from pondfs.store.follow import follow as follow
+from pondfs.store.mounted_tree import MountedTree
 from pondfs.store.tree import NodeStat, Piece, Xattrs
 from pondfs.when import NO_TAGS, Moment, begin, parse, resolve
 

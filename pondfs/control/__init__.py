@@ -2,8 +2,8 @@
 
 - ``protocol``: what goes over the wire, and where the socket lies
 - ``server``: the daemon's end (trio)
-- ``client`` ``reach``: the commands' end (blocking, no trio, so that it starts fast), and from a
-  mount to it
+- ``client``: the commands' end (blocking, no trio, so that it starts fast)
+- ``reach``: which pond is meant, the way to its daemon, and what both it and the store can tell
 
 Users read about it in ``docs/reference/control.md``.
 """

@@ -6,6 +6,8 @@ that it could translate to Arrow it leaves to us altogether, so what we return i
 """
 
 import atexit
+import contextlib
+import os
 import re
 import threading
 import time
@@ -46,54 +48,63 @@ Piece = Callable[[Ask], Iterable[pa.RecordBatch]]
 
 
 class _Guests:
-    """DataFusion's threads that are in our code, or may come back to it.
+    """DataFusion's threads: they are to stay away from a Python that is being taken down.
 
-    A thread that asks for a Python which is being taken down aborts the process, and a query that
-    failed or was given up goes on for a while.
+    One that asks for it then aborts the process ("FATAL: exception not rethrown"), and a query that
+    failed or was given up goes on for a while. So Python's end waits until they have nothing to do.
     """
 
     def __init__(self) -> None:
         self._inside = 0
-        self._used = False
-        self._moved = threading.Condition()
-        self._closed = False
+        self._is_used = self._is_closed = False
+        self._lock = threading.Lock()
         atexit.register(self._close)
 
     def batches(self, piece: Piece, ask: Ask) -> Iterator[pa.RecordBatch]:
         """Yield what *piece* gives, until Python ends."""
-        self._used = True
+        self._is_used = True
         batches = iter(piece(ask))
-        while self._enter():
+        while not self._is_closed:
+            self._count(1)
             try:
                 batch = next(batches, None)
             finally:
-                self._leave()
+                self._count(-1)
             if batch is None:
                 return
             yield batch
 
-    def _enter(self) -> bool:
-        with self._moved:
-            self._inside += not self._closed
-            return not self._closed
-
-    def _leave(self) -> None:
-        with self._moved:
-            self._inside -= 1
-            self._moved.notify_all()
+    def _count(self, change: int) -> None:
+        with self._lock:
+            self._inside += change
 
     def _close(self) -> None:
-        with self._moved:
-            self._closed = True
-            self._moved.wait_for(lambda: not self._inside, _LAST_WAIT_S)
-        if self._used:
-            # Whoever comes back now is turned away, and does not come again; or has only to let go
-            # of what we gave it.
-            time.sleep(_LAST_CALL_S)
+        self._is_closed = True
+        deadline = time.monotonic() + _LAST_WAIT_S
+        idle_looks = 0 if self._is_used else _IDLE_LOOKS
+        while idle_looks < _IDLE_LOOKS and time.monotonic() < deadline:
+            time.sleep(_LOOK_S)
+            idle_looks = 0 if self._inside or _is_running() else idle_looks + 1
 
 
 _LAST_WAIT_S = 5.0
-_LAST_CALL_S = 0.05
+_LOOK_S, _IDLE_LOOKS = 0.003, 4
+"""How often to look, and how often in a row nothing must be seen."""
+
+_THREADS = b"tokio"
+"""How the names of DataFusion's threads begin."""
+
+
+def _is_running() -> bool:
+    """Return whether one of DataFusion's threads has something to do."""
+    for task in os.scandir("/proc/self/task"):
+        with contextlib.suppress(OSError):  # it ended
+            with open(f"{task.path}/stat", "rb") as file:
+                _, _, rest = file.read().partition(b"(")
+            name, _, after = rest.rpartition(b")")
+            if name.startswith(_THREADS) and after.split()[0] in (b"R", b"D"):
+                return True
+    return False
 
 
 _guests = _Guests()
@@ -177,7 +188,8 @@ def exact(expression: Any) -> Filter:
         if expression is None or "is_in(" not in str(expression):
             return expression
     else:
-        return pc.scalar(expression.as_py())  # a filter without a column
+        # A filter without a column; null is of a type of its own unless one is said.
+        return pc.scalar(pa.scalar(expression.as_py(), pa.bool_()))
     rebuild, (data,) = expression.__reduce__()
     batch = pa.ipc.open_file(pa.py_buffer(data)).get_batch(0)
     for at, field in enumerate(batch.schema):

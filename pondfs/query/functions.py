@@ -1,7 +1,7 @@
 """Tables of the log and table functions: what the rest of pondfs knows, as rows."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from pondfs.errors import UsageError
 from pondfs.node import Version
+from pondfs.store.content import DataFile
 from pondfs.store.log import read_versions
-from pondfs.store.tags import read_tags
 
 if TYPE_CHECKING:
     from datafusion import Expr
@@ -63,28 +63,32 @@ CHANGES = pa.schema(
 )
 
 
-def versions_table(store: str, up_to: Version | None) -> pa.Table:
+def versions_table(store: str, up_to: Version) -> pa.Table:
     """Return the log, oldest first. Raises: NotAPond, StoreDamaged."""
-    infos = [i for i in read_versions(Path(store)) if up_to is None or i.version <= up_to]
+    infos = [i for i in read_versions(Path(store)) if i.version <= up_to]
     return pa.Table.from_pylist([asdict(info) for info in infos[::-1]], schema=VERSIONS)
 
 
-def tags_table(store: str) -> pa.Table:
-    """Return the tags by name. Raises: NotAPond, StoreDamaged."""
-    tags = read_tags(store)
+def tags_table(tags: Mapping[str, Version]) -> pa.Table:
+    """Return the tags."""
     return pa.Table.from_arrays(
         [pa.array(tags, pa.string()), pa.array(tags.values(), pa.int64())], schema=TAGS
     )
 
 
-def history_table(store: str, path: str) -> pa.Table:
+def history_table(store: str, path: str, up_to: Version | None, files: list[DataFile]) -> pa.Table:
     """Return what happened to one file, newest first.
 
+    Args:
+        store: the pond's directory.
+        path: from the root.
+        up_to: the newest version that counts; None: all do.
+        files: the data files to look at.
     Raises: NoSuchPath; UsageError for a directory; StoreDamaged.
     """
     from pondfs.store.lives import load_dated_history
 
-    events, times = load_dated_history(store, names_of(path))
+    events, times = load_dated_history(store, names_of(path), up_to, files)
     return pa.Table.from_pylist(
         [
             {
@@ -101,12 +105,12 @@ def history_table(store: str, path: str) -> pa.Table:
     )
 
 
-def changes_table(store: str, old: Version, new: Version) -> pa.Table:
+def changes_table(store: str, old: Version, new: Version, files: list[DataFile]) -> pa.Table:
     """Return what is different in *new*, by path. Raises: NoSuchVersion, StoreDamaged."""
     from pondfs.store.changes import load_changes
 
     records = []
-    for change in load_changes(store, old, new):
+    for change in load_changes(store, old, new, files=files):
         record: dict[str, Any] = {
             "change": change.change,
             "path": _shown(change.path),

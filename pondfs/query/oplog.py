@@ -56,6 +56,10 @@ class Stats:
     row_groups: int = 0
     row_groups_skipped: int = 0
 
+    def clear(self) -> None:
+        """Begin anew."""
+        self.files = self.files_skipped = self.row_groups = self.row_groups_skipped = 0
+
     def line(self) -> str:
         """Return it as the plan shows it."""
         return (
@@ -70,13 +74,20 @@ class Oplog:
     def __init__(self, pond: Pond, parts: int) -> None:
         """Take a pond's rows, to be read in so many *parts* side by side."""
         self._pond = pond
-        self._files = {file.path: file for file in pond.files}
+        pending = pond.pending
+        self._staged = frozenset[str]()
+        files = list(pond.files)
+        promises = [bounds(file.stats) for file in files]
         self._parts = parts
         self._lock = Lock()
         self._pending = None
-        if pond.pending is not None:
-            marks = pa.repeat(pa.scalar(True), pond.pending.num_rows)
-            self._pending = pond.pending.append_column(_MARK, marks)
+        if pending is not None:
+            marks = pa.repeat(pa.scalar(True), pending.rows.num_rows)
+            self._pending = pending.rows.append_column(_MARK, marks)
+            self._staged = frozenset(file.path for file in pending.staged)
+            files += pending.staged
+            promises += [pc.field(PENDING) == pc.scalar(True) for _ in pending.staged]
+        self._files = {file.path: file for file in files}
         form = ds.ParquetFileFormat(
             default_fragment_scan_options=ds.ParquetFragmentScanOptions(
                 use_buffered_stream=True, buffer_size=_BUFFER_BYTES, pre_buffer=False
@@ -85,8 +96,8 @@ class Oplog:
         disk = fs.LocalFileSystem()
         self._dataset = ds.FileSystemDataset(
             [
-                form.make_fragment(file.path, disk, partition_expression=bounds(file.stats))
-                for file in pond.files
+                form.make_fragment(file.path, disk, partition_expression=promise)
+                for file, promise in zip(files, promises, strict=True)
             ],
             SCHEMA_WITH_PENDING,
             form,
@@ -136,7 +147,8 @@ class Oplog:
         for fragment in lot:
             file = self._files[fragment.path]
             place = None
-            if use_cache and (file.row_count or _FEW_ROWS + 1) <= _FEW_ROWS:
+            is_small = (file.row_count or _FEW_ROWS + 1) <= _FEW_ROWS
+            if use_cache and is_small and file.path not in self._staged:
                 place = self._pond.cache.find(file)
             if place is not None:
                 run.append(place)

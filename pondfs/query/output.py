@@ -214,6 +214,9 @@ def plain(array: pa.Array, show: Show) -> pa.Array:
         or types.is_null(kind)
     ):
         return pc.cast(array, pa.string())
+    if types.is_map(kind):
+        pairs = pa.struct([kind.key_field, kind.item_field])
+        return plain(array.cast(pa.list_(pairs)), show)
     if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
         # Of a slice the offsets can't be taken over.
         lengths = pc.cast(pc.fill_null(pc.list_value_length(array), 0), pa.int64())

@@ -16,10 +16,11 @@ from pondfs.store.fold import fold_rows
 from pondfs.store.image import Ints, TableImage
 from pondfs.store.images import Images
 from pondfs.store.lock import ReaderLock
+from pondfs.store.preview import PendingRows
 from pondfs.store.rowcache import RowCache
 from pondfs.store.scan import FOLD_COLUMNS, Scan
-from pondfs.store.schema import SCHEMA
 from pondfs.store.table import POND_DIR, open_table
+from pondfs.store.tags import tags_of
 
 _OPEN_FILES = 64
 
@@ -30,11 +31,12 @@ class Pond:
     Attributes:
         store: the pond's directory.
         files: its data files.
+        tags: its tags.
         newest: the newest committed version.
         pending: rows of the coming version, as they were given; None without any.
     """
 
-    def __init__(self, store: str | os.PathLike[str], pending: pa.Table | None) -> None:
+    def __init__(self, store: str | os.PathLike[str], pending: PendingRows | None) -> None:
         """Open the pond in *store*.
 
         Args:
@@ -52,11 +54,12 @@ class Pond:
             raise
         self.newest = Version(snapshot.pond_version)
         self.files = data_files(self.store, snapshot)
+        self.tags = tags_of(snapshot)
         self.reader = ContentReader(max_open=_OPEN_FILES)
         self.pending = None
-        if pending is not None and pending.num_rows:
-            pending = pending.select(SCHEMA.names).cast(SCHEMA)
-            if pending["version"][0].as_py() > self.newest:
+        if pending is not None:
+            versions = pending.table(["version"])["version"]
+            if len(versions) and versions[0].as_py() > self.newest:
                 self.pending = pending
         self._images = Images(self.store, self.reader, lambda: self.files, writable=False)
         self._folded: dict[Version | None, TableImage] = {}
@@ -94,18 +97,23 @@ class Pond:
         pending = self.pending
         assert pending is not None
         base = self._images.load(None)
-        is_file = pc.equal(pending["file_type"], FILE_TYPES[stat.S_IFREG])
+        bare = pending.table(_BARE)
+        is_file = pc.equal(bare["file_type"], FILE_TYPES[stat.S_IFREG])
         # The fold would read symlinks' targets from a file.
-        length = pc.if_else(is_file, pending["length"], pa.scalar(None, pa.int64()))
-        rows = pending.set_column(SCHEMA.get_field_index("length"), "length", length)
-        rows = with_commit(rows.cast(SCHEMA)).select(list(FOLD_COLUMNS))
+        length = pc.if_else(is_file, bare["length"], pa.scalar(None, pa.int64()))
+        rows = bare.set_column(_BARE.index("length"), "length", length)
+        rows = with_commit(rows.select(list(FOLD_COLUMNS)))
         nowhere = DataFile("", "", 0, "", 0)
         image = fold_rows(scan_of(rows, 0), [nowhere], self.reader, None, base)
-        for node, target in _targets(pending).items():
+        # A symlink is never staged.
+        for node, target in _targets(pending.rows).items():
             place = image.find_place(NodeId(node))
             if place >= 0:
                 image.columns.targets[place] = target
         return image
+
+
+_BARE = (*FOLD_COLUMNS, "file_type")
 
 
 def scan_of(rows: pa.Table, file: int) -> Scan:
@@ -120,23 +128,21 @@ def scan_of(rows: pa.Table, file: int) -> Scan:
 
 
 def with_commit(pending: pa.Table) -> pa.Table:
-    """Return pending rows with a ``commit`` row at the end: without one they make no version."""
-    if pc.any(pc.equal(pending["op"], "commit")).as_py():
-        return pending
+    """Return pending rows, of `FOLD_COLUMNS`, with the ``commit`` row without which they count as
+    no version.
+    """
     row = {
-        **dict.fromkeys(SCHEMA.names),
-        "version": pending["version"][0],
+        **dict.fromkeys(FOLD_COLUMNS),
+        "version": pending["version"][0].as_py(),
         "seq": pc.max(pending["seq"]).as_py() + 1,
-        "timestamp": pc.max(pending["timestamp"]),
+        "timestamp": pc.max(pending["timestamp"]).as_py(),
         "op": "commit",
         "part_id": format_node_id(ROOT),
         "node_id": format_node_id(ROOT),
-        "file_type": FILE_TYPES[stat.S_IFDIR],
         "removed": False,
-        "content": b"",
     }
-    arrays = [pa.array([row[field.name]], field.type) for field in SCHEMA]
-    return pa.concat_tables([pending, pa.Table.from_arrays(arrays, schema=SCHEMA)])
+    arrays = [pa.array([row[field.name]], field.type) for field in pending.schema]
+    return pa.concat_tables([pending, pa.Table.from_arrays(arrays, schema=pending.schema)])
 
 
 def _targets(pending: pa.Table) -> dict[int, bytes]:

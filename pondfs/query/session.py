@@ -1,6 +1,7 @@
 """A session of queries over one pond."""
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -22,12 +23,13 @@ from datafusion.catalog import SchemaProvider, Table
 from pondfs.node import Version
 from pondfs.query import functions
 from pondfs.query.dataset import Filter, LoadedTable, PondTable
-from pondfs.query.live import LiveTree
 from pondfs.query.oplog import SCHEMA_WITH_PENDING, Oplog, Stats
 from pondfs.query.pond import Pond
 from pondfs.query.rewrite import rewrite
 from pondfs.query.tree import ENTRIES, EXTENTS, NODES, TreeTables
 from pondfs.query.trouble import explain
+from pondfs.store.mounted_tree import MountedTree
+from pondfs.store.preview import PendingRows
 from pondfs.store.resolve import resolve_version
 from pondfs.store.tree import StoredTree
 
@@ -37,12 +39,20 @@ if TYPE_CHECKING:
 MEMORY_BYTES = 256 << 20
 """What DataFusion may hold for sorting, grouping and joining; beyond, it uses the disk."""
 
+PARTS = min(os.cpu_count() or 1, 4)
+"""Parts of a query that run side by side. Each of its sorts has its share of the memory, of which
+10 MB are set aside for the end, so more parts would leave too little."""
+
 BATCH_ROWS = 8192
 
 OPERATIONS: Filter = ~pc.field("op").isin(["commit", "extent", "touch"]) & ~(
     pc.field("name").is_null() & pc.field("op").isin(["create", "unlink"])
 )
 """The rows that say what somebody did: one for each operation, whatever rows it took."""
+
+
+_FULL_HASH_JOIN = re.compile("Resources exhausted.*HashJoin", re.DOTALL)
+"""A join by hash keeps one side in memory; one by sorting goes on on disk."""
 
 
 class Result:
@@ -54,17 +64,25 @@ class Result:
     """
 
     def __init__(
-        self, frame: Any, schema: pa.Schema, stats: Stats, translate: Callable[..., BaseException]
+        self,
+        start: Callable[[bool], Any],
+        schema: pa.Schema,
+        stats: Stats,
+        translate: Callable[..., BaseException],
     ) -> None:
         self.schema = schema
         self.stats = stats
-        self._frame = frame
+        self._start = start
         self._translate = translate
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         try:
-            for batch in self._frame.execute_stream():
-                yield batch.to_pyarrow()
+            for found in self._streamed():
+                batch = found.to_pyarrow()
+                if batch.schema != self.schema:
+                    # The optimizer may learn that there are no nulls, after the schema was told.
+                    batch = pa.RecordBatch.from_arrays(batch.columns, schema=self.schema)
+                yield batch
         except GeneratorExit:
             raise
         except BaseException as error:
@@ -73,6 +91,19 @@ class Result:
             yield pa.RecordBatch.from_arrays(
                 [pa.array(["oplog"]), pa.array([self.stats.line()])], schema=self.schema
             )
+
+    def _streamed(self) -> Iterator[Any]:
+        has_some = False
+        try:
+            for batch in self._start(False):
+                has_some = True
+                yield batch
+        except Exception as error:
+            if has_some or not _FULL_HASH_JOIN.search(str(error)):
+                raise
+        else:
+            return
+        yield from self._start(True)
 
     def table(self) -> pa.Table:
         """Return all of it. Raises: as iterating."""
@@ -96,7 +127,7 @@ class Session:
         store: str | os.PathLike[str],
         *,
         at: str | None = None,
-        pending: pa.Table | None = None,
+        pending: PendingRows | None = None,
         live: Path | None = None,
     ) -> None:
         """Open the pond in *store*.
@@ -104,15 +135,14 @@ class Session:
         Args:
             store: its directory.
             at: show the tree, the rows and the log as they were at this version, time or tag.
-            pending: rows of the coming version, with the columns of `store.schema.SCHEMA`; of no
-                account with *at*.
+            pending: rows of the coming version; of no account with *at*.
             live: the mountpoint.
         Raises: NotAPond, NoSuchVersion, StoreDamaged, OSError.
         """
         self.live = live
         self._now_ns = time.time_ns()
         self._failures: list[BaseException] = []
-        self._trees: dict[Version | None, StoredTree | LiveTree] = {}
+        self._trees: dict[Version | None, StoredTree | MountedTree] = {}
         self._stats = Stats()
         self._pond = Pond(store, None if at is not None else pending)
         self.store = self._pond.store
@@ -152,9 +182,29 @@ class Session:
         def translate(error: BaseException) -> BaseException:
             return self._failures[0] if self._failures else explain(error, text)
 
+        def plan() -> Any:
+            return self.context.sql_with_options(rewrite(text), _READ_ONLY)
+
+        def start(by_sorting: bool) -> Any:
+            try:
+                if by_sorting:
+                    stats.clear()
+                    self.context.sql("SET datafusion.optimizer.prefer_hash_join = false")
+                    return plan().execute_stream()
+                return frame.execute_stream()
+            except Exception as error:
+                if self._failures or "Python error" not in str(error):
+                    raise
+            # Of a filter that is null throughout and another DataFusion can't make one for us
+            # ("BooleanScalar & Expression"). It filters by itself then, from here on; without the
+            # other rule, as outer joins with what is empty would come out wrong.
+            self.context.remove_optimizer_rule("push_down_filter")
+            self.context.remove_optimizer_rule("propagate_empty_relation")
+            return plan().execute_stream()
+
         try:
-            frame = self.context.sql_with_options(rewrite(text), _READ_ONLY)
-            return Result(frame, frame.schema(), stats, translate)
+            frame = plan()
+            return Result(start, frame.schema(), stats, translate)
         except BaseException as error:
             raise translate(error) from None
 
@@ -168,7 +218,7 @@ class Session:
         """Return the version *text* means, of those there were. Raises: NoSuchVersion."""
         return resolve_version(self.store, text, self._now_ns, self._pond.newest)
 
-    def tree(self, at: str | None = None) -> StoredTree | LiveTree:
+    def tree(self, at: str | None = None) -> StoredTree | MountedTree:
         """Return the tree at *at*; None: the session's own, from the mount if there is one.
 
         It is the session's: closed with it. It tells no extended attributes.
@@ -180,9 +230,9 @@ class Session:
             self._trees[version] = self._open_tree(version)
         return self._trees[version]
 
-    def _open_tree(self, version: Version | None) -> StoredTree | LiveTree:
+    def _open_tree(self, version: Version | None) -> StoredTree | MountedTree:
         if version is None and self.live is not None:
-            return LiveTree(self.live)
+            return _open_mounted(self.live)
         # With all that writes a pond behind it, which few queries need.
         from pondfs.store.delta import DeltaStore
 
@@ -200,25 +250,22 @@ class Session:
     def _register(self) -> None:
         only = None if self.at is None else pc.field("version") <= pc.scalar(self.at)
         operations = OPERATIONS if only is None else only & OPERATIONS
-        cores = os.cpu_count() or 1
-        oplog = Oplog(self._pond, cores)
+        oplog = Oplog(self._pond, PARTS)
         for name, rows in (("oplog", only), ("oplog_entries", operations)):
             self._add(name, SCHEMA_WITH_PENDING, self._oplog_pieces(oplog, rows))
         tree = TreeTables(self._pond, self.at)
-        self._add("nodes", NODES, LoadedTable(NODES, tree.nodes, cores))
-        self._add("directory_entries", ENTRIES, LoadedTable(ENTRIES, tree.entries, cores))
-        self._add("extents", EXTENTS, LoadedTable(EXTENTS, tree.extents, cores))
+        self._add("nodes", NODES, LoadedTable(NODES, tree.nodes, PARTS))
+        self._add("directory_entries", ENTRIES, LoadedTable(ENTRIES, tree.entries, PARTS))
+        self._add("extents", EXTENTS, LoadedTable(EXTENTS, tree.extents, PARTS))
         self._add(
             "versions",
             functions.VERSIONS,
-            LoadedTable(
-                functions.VERSIONS, lambda _: functions.versions_table(self.store, self.at)
-            ),
+            LoadedTable(functions.VERSIONS, lambda _: self._versions),
         )
         self._add(
             "tags",
             functions.TAGS,
-            LoadedTable(functions.TAGS, lambda _: functions.tags_table(self.store)),
+            LoadedTable(functions.TAGS, lambda _: functions.tags_table(self._pond.tags)),
         )
         self.add_function("nodes_at", self._nodes_at)
         self.add_function("directory_entries_at", self._entries_at)
@@ -233,6 +280,11 @@ class Session:
         from pondfs.query.contents import Contents
 
         return Contents(self)
+
+    @cached_property
+    def _versions(self) -> pa.Table:
+        up_to = self._pond.newest if self.at is None else self.at
+        return functions.versions_table(self.store, up_to)
 
     def _oplog_pieces(self, oplog: Oplog, only: Filter) -> Callable[[Filter], Any]:
         return lambda asked: oplog.pieces(only, self._stats)(asked)
@@ -265,13 +317,17 @@ class Session:
 
     def _history(self, *args: Expr) -> Table:
         (path,) = functions.texts("history", args, "'/PATH'")
-        return self._table(functions.HISTORY, lambda _: functions.history_table(self.store, path))
+        return self._table(
+            functions.HISTORY,
+            lambda _: functions.history_table(self.store, path, self.at, self._pond.files),
+        )
 
     def _changes(self, *args: Expr) -> Table:
         texts = functions.texts("changes", args, "'VERSION OR TIME'", "'VERSION OR TIME'")
         old, new = map(self.resolve, texts)
         return self._table(
-            functions.CHANGES, lambda _: functions.changes_table(self.store, old, new)
+            functions.CHANGES,
+            lambda _: functions.changes_table(self.store, old, new, self._pond.files),
         )
 
 
@@ -298,6 +354,11 @@ class _Tables(SchemaProvider):
         return name in self.known or name.startswith("/")
 
 
+def _open_mounted(mountpoint: Path) -> MountedTree:
+    fd = os.open(mountpoint, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    return MountedTree(fd, "the pond", os.fsencode(mountpoint))
+
+
 _READ_ONLY = SQLOptions().with_allow_ddl(False).with_allow_dml(False).with_allow_statements(False)
 
 
@@ -305,7 +366,7 @@ def _context() -> SessionContext:
     config = (
         SessionConfig()
         .with_information_schema(True)
-        .with_target_partitions(os.cpu_count() or 1)
+        .with_target_partitions(PARTS)
         .with_batch_size(BATCH_ROWS)
     )
     runtime = RuntimeEnvBuilder().with_disk_manager_os().with_fair_spill_pool(MEMORY_BYTES)

@@ -13,6 +13,7 @@ _PARSER = re.compile(r'SQL error: (?:Parser|Tokenizer)Error\("(.*?)"\)', re.DOTA
 _NO_TABLE = re.compile(r"table '(?:datafusion\.)?(?:public\.)?(.+?)' not found")
 _NO_FUNCTION = re.compile(r"table function '(.+?)' not found", re.IGNORECASE)
 _REFUSED = re.compile(r"\b(?:DDL|DML|Statement) not supported: (\w+)")
+_PLANNED = re.compile(r"Query (INSERT|UPDATE|DELETE|MERGE)\b.* not implemented", re.DOTALL)
 _FIRST_WORD = re.compile(r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/|\()*(\w*)", re.DOTALL)
 _READING = frozenset(("select", "with", "explain", "show", "describe", "desc", "values", ""))
 _MOST_CHARACTERS = 500
@@ -30,11 +31,18 @@ def explain(error: BaseException, text: str) -> BaseException:
     """Return what to raise for an *error* that DataFusion raised for the query *text*."""
     if isinstance(error, PondError) or not isinstance(error, Exception):
         return error
+    if isinstance(error, UnicodeEncodeError):
+        return UsageError(
+            "SQL is UTF-8 text: a file whose name is not is found by wildcards, as in "
+            "read('/dir/??.csv')"
+        )
     message = str(error)
     first = _FIRST_WORD.match(text)
     word = "" if first is None else first[1].lower()
     if found := _REFUSED.search(message):
         return only_reads(word.upper() if word not in ("explain", "with") else found[1])
+    if found := _PLANNED.search(message):
+        return only_reads(found[1])
     if word not in _READING and not message.startswith("SQL error"):
         return only_reads(word.upper())
     if found := _NO_FUNCTION.search(message):

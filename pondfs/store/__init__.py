@@ -14,15 +14,24 @@ No trio: everything here blocks and is called from threads. In reading order:
 - ``lock``: one writer
 - ``layout`` ``pages``: where the contents lie in a file that is there already
 - ``content``: reading contents by one system call
-- ``scan`` ``rowcache``: all rows but their bytes, read once
-- ``history`` ``fold`` ``fold_extents`` ``image`` ``tree``: rows to the tree at one version
-- ``trace``: names and nodes through all rows; ``changes`` ``lives``: what differs between two
-  versions, what happened to one path; ``preview`` ``equality``: with them
+- ``scan`` ``rowcache``: all rows but their bytes, read once; ``records``: files of caches
+- ``history`` ``fold`` ``fold_entries`` ``fold_extents`` ``image``: rows to the tree at one version;
+  ``imagefile`` ``images``: the newest, saved
+- ``tree`` ``follow`` ``stored_file``: that tree by paths, symlinks in it, its files;
+  ``mounted_tree``: the same below a mount
+- ``trace`` ``path_trace``: names and nodes through all rows, or those about one path;
+  ``changes`` ``lives``: what differs between two versions, what happened to one path;
+  ``usage``: what each version added; ``equality``: with them
+- ``preview``: the rows of a coming version, to be compared or handed over; ``listing``: rows of
+  versions with the paths they are about
 - ``news``: what another process committed
-- ``files`` ``log`` ``tags``: handles of data files; the list of versions; names of some
-- ``delta``: `DeltaStore`, which joins them
-- ``prune_rows`` ``prune``: which rows no kept version needs; ``prune_files`` ``prune_swap``: new
-  files without them, and one log entry that puts those in the place of the old ones
+- ``files`` ``log`` ``tags`` ``resolve``: handles of data files; the list of versions; names
+  of some; which one a text means
+- ``delta``: `DeltaStore`, which joins them; ``scratch``: one beside the writer, for a transaction
+- ``prune_rows`` ``prune``: which rows no kept version needs; ``compact``: which files are worth
+  putting together; ``prune_files`` ``compact_files`` ``rewrite``: new files, clustered;
+  ``prune_swap``: one log entry that puts those in the place of the old ones; ``compact_worker``:
+  the process that compacts beside a mount
 - ``faults``: named points where tests break things
 
 Importing the package itself is cheap: pyarrow comes with the first use (0.2 s).

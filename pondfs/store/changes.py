@@ -15,6 +15,7 @@ from pondfs.errors import NoSuchPath, NoSuchVersion
 from pondfs.interfaces import StoredNode
 from pondfs.node import FILE_TYPES, ROOT, NodeId, Version
 from pondfs.oplog import Preview
+from pondfs.store.content import DataFile
 from pondfs.store.image import TableImage
 from pondfs.store.trace import Trace, show
 
@@ -28,6 +29,7 @@ def load_changes(
     new: Version,
     path: Sequence[bytes] = (),
     preview: Preview | None = None,
+    files: list[DataFile] | None = None,
 ) -> list[Change]:
     """Return what is different in *new*, at *path* or below, sorted by path.
 
@@ -37,9 +39,10 @@ def load_changes(
         new: a version, or that of *preview*.
         path: names from the root.
         preview: a coming version that shall be there, too.
+        files: the data files to look at; None: those that the table has now.
     Raises: NoSuchVersion; NoSuchPath when neither version has *path*; StoreDamaged.
     """
-    trace = Trace(store, max(old, new), preview)
+    trace = Trace(store, max(old, new), preview, files)
     try:
         for version in (old, new):
             if version not in trace.versions:

@@ -17,6 +17,7 @@ import numpy as np
 from pondfs.change import Event
 from pondfs.errors import UsageError
 from pondfs.node import ROOT, NodeId, Version
+from pondfs.store.content import DataFile
 from pondfs.store.image import Ints
 from pondfs.store.path_trace import PathTrace
 from pondfs.store.replay import Replay
@@ -53,10 +54,20 @@ def load_history(store: str | os.PathLike[str], path: Sequence[bytes]) -> list[E
 
 
 def load_dated_history(
-    store: str | os.PathLike[str], path: Sequence[bytes]
+    store: str | os.PathLike[str],
+    path: Sequence[bytes],
+    up_to: Version | None = None,
+    files: list[DataFile] | None = None,
 ) -> tuple[list[Event], dict[int, datetime]]:
-    """As `load_history`, and when each version was committed."""
-    trace = PathTrace(store, path)
+    """As `load_history`, and when each version was committed.
+
+    Args:
+        store: the pond's directory.
+        path: names from the root.
+        up_to: the newest version that counts; None: all do.
+        files: the data files to look at; None: those that the table has now.
+    """
+    trace = PathTrace(store, path, up_to, files)
     try:
         node, _ = trace.find_last(path)
         if not is_file(trace, node):

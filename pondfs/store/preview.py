@@ -5,6 +5,7 @@ They go through the same encoder as a commit's, so they can't say anything else.
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 
 from pondfs.node import FILE_TYPES, Version
 from pondfs.oplog import Cut, Preview, Row, Summary
+from pondfs.store.content import DataFile
 from pondfs.store.datafile import row_groups
 from pondfs.store.parquet import ParquetWriter, Part
 from pondfs.store.rows import ATTRIBUTES, commit_row, encode
@@ -44,39 +46,56 @@ def to_stream(preview: Preview) -> Iterator[bytes]:
     yield sink.take()
 
 
-MOST_STAGED_BYTES = 256 << 20
-"""Staged files are read with their contents up to this size together."""
+WITHOUT_CONTENT = [name for name in SCHEMA.names if name != CONTENT]
+"""Columns that are small however much is pending."""
 
 
-def read_pending(store: str | os.PathLike[str], staged: Sequence[str], data: bytes) -> pa.Table:
+@dataclass(frozen=True, slots=True)
+class PendingRows:
+    """All rows of a coming version but its ``commit`` row.
+
+    Attributes:
+        staged: data files with its first rows: open, so that they can be read whatever becomes of
+            their names.
+        rows: those that are in no data file, with the columns of `schema.SCHEMA`.
+    """
+
+    staged: list[DataFile]
+    rows: pa.Table
+
+    def table(self, columns: Sequence[str] = tuple(SCHEMA.names)) -> pa.Table:
+        """Return these columns of all rows, in order."""
+        schema = pa.schema([SCHEMA.field(name) for name in columns])
+        names = list(columns)
+        files = [pq.read_table(file.path, columns=names).cast(schema) for file in self.staged]
+        return pa.concat_tables([*files, self.rows.select(names)])
+
+
+def read_pending(store: str | os.PathLike[str], staged: Sequence[str], data: bytes) -> PendingRows:
     """Return the rows of a coming version: of its *staged* files, and those `to_stream` made.
-
-    Beyond `MOST_STAGED_BYTES` the rows of staged files come without content: ``content`` is
-    empty and ``length`` says how much there is.
 
     Raises: FileNotFoundError for a staged file that is no longer there: ask the daemon again.
     """
-    paths = [os.path.join(store, name) for name in staged]
-    names = SCHEMA.names
-    if sum(os.stat(path).st_size for path in paths) > MOST_STAGED_BYTES:
-        names = [name for name in names if name != CONTENT]
-    tables = []
-    for path in paths:
-        table = pq.read_table(path, columns=names)
-        if CONTENT not in names:
-            empty = pa.repeat(pa.scalar(b"", SCHEMA.field(CONTENT).type), table.num_rows)
-            table = table.append_column(SCHEMA.field(CONTENT), empty)
-        tables.append(table.cast(SCHEMA))
+    files = [_hold(os.fspath(store), name) for name in staged]
     with pa.ipc.open_stream(data) as reader:
-        return pa.concat_tables([*tables, reader.read_all()])
+        return PendingRows(files, reader.read_all())
+
+
+def _hold(store: str, name: str) -> DataFile:
+    file = DataFile(store, name, 0, "", 0)
+    file.hold()
+    assert file.held is not None
+    file.path = f"/proc/self/fd/{file.held.fd}"
+    file.size = os.fstat(file.held.fd).st_size
+    file.row_count = pq.read_metadata(file.path).num_rows
+    return file
 
 
 def preview_of(version: Version, table: pa.Table) -> Preview:
     """Return the coming version whose rows *table* has; they come without content."""
-    columns = [name for name in SCHEMA.names if name != CONTENT]
     micros = table["timestamp"].cast(pa.int64()).to_pylist()
     rows = []
-    for micro, record in zip(micros, table.select(columns).to_pylist(), strict=True):
+    for micro, record in zip(micros, table.select(WITHOUT_CONTENT).to_pylist(), strict=True):
         name = record["name_bytes"] or record["name"]
         mode = record["mode"] or _TYPE_BITS[record["file_type"]]
         is_known = record["mode"] is not None

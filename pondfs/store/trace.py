@@ -7,6 +7,7 @@ found by whole columns, so that the tree around it is never folded.
 import os
 from bisect import bisect_right
 from collections.abc import Sequence
+from datetime import datetime
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from pondfs.errors import NoSuchPath
 from pondfs.extent import Extent
 from pondfs.node import ROOT, NodeId, Version
 from pondfs.oplog import Preview
-from pondfs.store.content import ContentReader
+from pondfs.store.content import ContentReader, DataFile
 from pondfs.store.equality import same_bytes
 from pondfs.store.files import data_files
 from pondfs.store.fold import fold_rows
@@ -61,14 +62,25 @@ class Trace:
         store: str | os.PathLike[str],
         up_to: Version | None = None,
         preview: Preview | None = None,
+        files: list[DataFile] | None = None,
     ) -> None:
+        """Read the rows.
+
+        Args:
+            store: the pond's directory.
+            up_to: the newest version that counts; None: all do.
+            preview: a coming version that shall be there, too.
+            files: the data files to look at; None: those that the table has now.
+        Raises: NotAPond, StoreDamaged.
+        """
         path = os.path.abspath(os.fspath(store))
         # Before the log is read: what it names then stays until we are done.
         self._lock = ReaderLock(os.path.join(path, POND_DIR))
-        files = data_files(path, open_table(path, writable=False).snapshot)
+        if files is None:
+            files = data_files(path, open_table(path, writable=False).snapshot)
         self._files = in_order(files, up_to)
         self._reader = ContentReader(max_open=_OPEN_FILES)
-        self._scan = read_rows(self._files, cache=RowCache(path))
+        self._scan = self._choose(read_rows(self._files, cache=RowCache(path)))
         self.rewritten = preview.rewritten if preview is not None else frozenset()
         if preview is not None:
             self._scan = with_preview(self._scan, preview)
@@ -83,6 +95,15 @@ class Trace:
         self._holders: dict[Key, tuple[list[int], list[int]]] = {}
         self._keys: dict[int, list[Key]] = {}
         self._codes: Ints | None = None
+
+    def _choose(self, scan: Scan) -> Scan:
+        """Return the rows that are looked at; the ``commit`` rows are among them."""
+        return scan
+
+    def times(self) -> dict[int, datetime]:
+        """Return when each version was committed."""
+        rows = self._scan.table.select(["version", "timestamp"]).take(pa.array(self._commits))
+        return dict(zip(rows["version"].to_pylist(), rows["timestamp"].to_pylist(), strict=True))
 
     def release(self) -> None:
         """Let data files be removed from here on: what is read later may then be StoreDamaged."""

@@ -64,6 +64,8 @@ CALLS: list[tuple[str, ...]] = [
     ("tag", "-d", "first"),
     ("prune", "--keep-last", "2", "-n"),
     ("prune", "--keep-last", "2"),
+    ("compact", "-n"),
+    ("compact",),
 ]
 
 

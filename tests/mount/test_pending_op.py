@@ -41,7 +41,7 @@ def pending_rows(pond: PondMount) -> tuple[pa.Table, dict[str, Any]]:
     with connect(pond) as client:
         reply, data = client.call_table("pending", timeout_s=30)
     assert reply["rows"] <= pq_rows(reply, data)
-    return read_pending(pond.store, reply["staged"], data), reply
+    return read_pending(pond.store, reply["staged"], data).table(), reply
 
 
 def pq_rows(reply: dict[str, Any], data: bytes) -> int:

@@ -64,6 +64,7 @@ class TestUnmounted(PondFileSystemTests):
         with pondfs.open(store) as other, pytest.raises(pondfs.PondLocked):
             other.touch("c")
         assert fs.commit("both") == 2
+        live(fs).close()
 
     def test_says_who_has_the_lock(self, store: Path) -> None:
         impatient = PondFileSystem(str(store), lock_timeout_s=0.1)

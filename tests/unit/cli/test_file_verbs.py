@@ -206,6 +206,9 @@ def test_a_copy_in_that_fails_leaves_nothing(
     monkeypatch.setattr(LocalHandle, "pwrite", full)
     code, out, err = say("cp", f"host:{source}", "pond:/")
     assert (code, out, err) == (2, "", "pond: /source/b: No space left on device\n")
+    code, out, err = say("cp", "--force", f"host:{source}", "pond:/")
+    # Not what it is called until it is whole.
+    assert (code, out, err) == (2, "", "pond: /source/b: No space left on device\n")
     assert len(read_versions(store, None)) == 1
     monkeypatch.undo()
     assert say("cp", f"host:{source}", "pond:/")[0] == 0
@@ -225,6 +228,33 @@ def test_nothing_to_do_is_no_version(say: Say, store: Path) -> None:
     assert say("rm", "-f", "none") == (0, "", "")
     assert say("touch", "-c", "none") == (0, "", "")
     assert len(read_versions(store, None)) == 1
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("ls", ""), ("cat", ""), ("du", ""), ("du", "--by-version", ""), ("find", ""),
+        ("find", "--created-between", "1..1", ""), ("describe", ""), ("show", ""), ("touch", ""),
+        ("mkdir", ""), ("rm", "-rf", ""), ("ln", "-s", "x", ""), ("ln", "", "x"), ("mv", "", "x"),
+        ("cp", "", "x"), ("cp", "pond:f", "host:"), ("history", ""), ("restore", "--at", "1", ""),
+    ],
+)  # fmt: skip
+def test_an_empty_path_is_not_the_root(
+    args: tuple[str, ...],
+    say: Say,
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is a variable that was not set."""
+    assert say("touch", "f")[0] == 0
+    monkeypatch.chdir(tmp_path)
+    before = sorted(os.listdir())
+    code, out, err = say(*args)
+    assert (code, out) == (1, "")
+    assert "is empty" in err
+    assert len(read_versions(store, None)) == 2
+    assert sorted(os.listdir()) == before
 
 
 def test_no_pond(

@@ -23,10 +23,10 @@ from pondfs.cli.globs import (
     match,
     parse,
 )
-from pondfs.cli.mounted import MountedTree
 from pondfs.cli.reach import Place
 from pondfs.cli.trees import Failures, follow
 from pondfs.errors import NoSuchPath, UsageError
+from pondfs.store.mounted_tree import MountedTree
 from pondfs.store.tree import NodeStat
 
 MountTable = Callable[..., Path]

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from pondfs.cli.mounted import BLOCK_BYTES, MountedTree
 from pondfs.cli.reach import Place, locate
 from pondfs.cli.trees import (
     follow,
@@ -20,6 +19,7 @@ from pondfs.cli.trees import (
 )
 from pondfs.errors import NoSuchPath, NoSuchVersion, NotAPond, UsageError
 from pondfs.node import Version
+from pondfs.store.mounted_tree import BLOCK_BYTES, MountedTree
 from tests.unit.store.test_changes import Life
 
 MountTable = Callable[..., Path]
@@ -58,6 +58,18 @@ def test_follow(tree: MountedTree, path: bytes, last: bool, leads_to: bytes) -> 
     where, info = follow(tree, path.split(b"/") if path else [], last=last)
     assert where == leads_to
     assert info == tree.lstat(leads_to)
+
+
+def test_what_became_something_else(tree: MountedTree) -> None:
+    """Between being listed and being read: no link is followed, no pipe taken for an empty file."""
+    top = os.fsdecode(tree.live_at or b"")
+    os.mkfifo(f"{top}/pipe")
+    for path in (b"soft", b"pipe", b"d"):
+        with pytest.raises(OSError, match="something else meanwhile") as told:
+            list(tree.read(path))
+        assert told.value.filename == path.decode()
+    with pytest.raises(OSError, match="something else meanwhile"):
+        tree.readlink(b"z")
 
 
 def test_links_that_lead_nowhere(tree: MountedTree) -> None:

@@ -104,6 +104,7 @@ REFUSED = [
     "INSERT INTO nodes SELECT * FROM nodes",
     "INSERT INTO tags VALUES ('x', 1)",
     "INSERT OVERWRITE tags VALUES ('x', 1)",
+    "WITH t AS (SELECT 1) INSERT INTO tags SELECT 'x', 1",
     "UPDATE nodes SET size = 1",
     "DELETE FROM nodes",
     "TRUNCATE TABLE nodes",

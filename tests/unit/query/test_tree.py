@@ -8,14 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 import trio
 
 from pondfs.node import FILE_TYPES, NodeId, format_node_id
 from pondfs.query.session import Session
 from pondfs.store.delta import DeltaStore
-from pondfs.store.preview import read_pending, to_stream
+from pondfs.store.preview import PendingRows, read_pending, to_stream
 from pondfs.store.tree import NodeStat, StoredTree
 from pondfs.vfs.nodes import decode_xattrs
 from tests.unit.store.histories import ME, Walk
@@ -128,7 +127,7 @@ def test_a_session_at_a_version_shows_that_and_no_later_row(walk: Walk) -> None:
             assert rows(session, f"SELECT max(version) AS v FROM {table}") == [{"v": version}]
 
 
-def pending_of(walk: Walk) -> pa.Table | None:
+def pending_of(walk: Walk) -> PendingRows | None:
     preview = walk.vfs.preview(contents=True)
     if preview is None:
         return None

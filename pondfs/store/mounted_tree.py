@@ -6,10 +6,9 @@ import os
 import stat
 from collections.abc import Iterator
 
-from pondfs.cli.output import format_path
 from pondfs.errors import NoSuchPath, UsageError
 from pondfs.node import PAST
-from pondfs.store.tree import PIECE_BYTES, NodeStat, Piece, Xattrs, not_a_file
+from pondfs.store.tree import PIECE_BYTES, NodeStat, Piece, Xattrs, not_a_file, shown
 
 BLOCK_BYTES = 4096
 """The smallest hole that is kept: the mount does not say where holes are."""
@@ -19,7 +18,7 @@ _ST_BLOCK_BYTES = 512
 
 
 class MountedTree:
-    """A tree below a directory that is held open. Implements `trees.Tree`.
+    """A tree below a directory that is held open. Implements `cli.trees.Tree`.
 
     Held, because ``at/10m-ago`` means another version every second.
 
@@ -68,6 +67,8 @@ class MountedTree:
         try:
             return os.readlink(path, dir_fd=self._fd)
         except OSError as error:
+            if error.errno == errno.EINVAL:
+                raise _became_another(path) from None
             raise self._why(error, path) from None
 
     def xattrs(self, path: bytes) -> Xattrs:
@@ -95,9 +96,14 @@ class MountedTree:
                 path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._fd
             )
         except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENXIO):
+                raise _became_another(path) from None
             raise self._why(error, path) from None
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode):
+            os.close(fd)
+            raise _became_another(path)
         with open(fd, "rb", buffering=0) as file:
-            info = os.fstat(fd)
             has_holes = info.st_blocks * _ST_BLOCK_BYTES < info.st_size
             offset = 0
             try:
@@ -131,7 +137,7 @@ class MountedTree:
                 raise UsageError(not_a_file(path, info.st_mode))
             if info.st_dev != os.fstat(self._fd).st_dev:
                 # By a symlink on the way, or because something is mounted there.
-                raise UsageError(f"'/{format_path(path)}' is no file of {self.label}")
+                raise UsageError(f"'/{shown(path)}' is no file of {self.label}")
             return io.FileIO(fd)
         except BaseException:
             os.close(fd)
@@ -145,9 +151,14 @@ class MountedTree:
 
     def _why(self, error: OSError, path: bytes) -> Exception:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
-            return NoSuchPath(f"{self.label} has no '/{format_path(path)}'")
+            return NoSuchPath(f"{self.label} has no '/{shown(path)}'")
         # As a command of the system says it: the path, then what is wrong.
-        return OSError(error.errno, error.strerror, format_path(path) or "/")
+        return OSError(error.errno, error.strerror, shown(path) or "/")
+
+
+def _became_another(path: bytes) -> OSError:
+    """Return the error of what was looked at as one thing, and is another when it is read."""
+    return OSError(errno.ESTALE, "became something else meanwhile: try again", shown(path))
 
 
 def _stat(info: os.stat_result) -> NodeStat:
