@@ -210,7 +210,7 @@ def test_ls_find_and_cat(pond: PondMount, side: str) -> None:
     assert by_path["d/soft"]["target"] == "inner/link"
     assert by_path[f"d/{NAME}"]["size"] == 3
     found = pond.pond("find", "--at", "2", "--json").stdout
-    more = {"version": None, "captures": []}
+    more: dict[str, object] = {"version": None, "captures": []}
     wanted_records = [{**entry, **more} for entry in listed]
     assert sorted(map(str, json.loads(found))) == sorted(map(str, wanted_records))
     assert pond.pond("find", "d", "--larger", "1M", "--at", "2").stdout == "d/sparse\n"
