@@ -23,7 +23,7 @@ demo: packages-run .venv/.run ## make a pond, mount it, work in it, commit, read
 test: packages-test check ## set up everything, then lint and run every test (ARGS='-k name')
 
 check: lint ## the gate: lint, types, layers, tests (as root: they mount and change owners)
-	@$(AS_ROOT) $(BIN)/pytest $(ARGS)
+	@$(AS_ROOT) $(BIN)/pytest -n auto --dist loadfile $(ARGS)
 
 lint: .venv/.dev ## style, types and layers only
 	@$(BIN)/ruff check -q pondfs tests docs

@@ -13,6 +13,10 @@ import trio
 from pondfs.errors import UsageError
 from pondfs.vfs.vfs import Vfs
 
+LOOK_S = 0.2
+"""How long to wait before looking for a Ctrl-C. One would end the waiting by itself, but not where
+Polars was imported: after its handler the system just goes on with the waiting (SA_RESTART)."""
+
 T = TypeVar("T")
 
 
@@ -96,7 +100,12 @@ class VfsThread:
             if sys.is_finalizing():  # the thread was a daemon: it runs no more
                 raise trio.RunFinishedError
             self._token.run_sync_soon(begin, future)
-            return future.result()
+            while True:
+                try:
+                    return future.result(LOOK_S)
+                except TimeoutError:
+                    if future.done():
+                        return future.result()  # it was an error of the function's own
         except trio.RunFinishedError:
             raise OSError(errno.EBADF, "the pond is closed") from None
         finally:

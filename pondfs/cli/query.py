@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -23,6 +23,9 @@ from pondfs.cli.reach import Place, find_place, pond_option
 from pondfs.cli.run import EXIT_PIPE
 from pondfs.cli.trees import at_option
 from pondfs.errors import UsageError
+
+if TYPE_CHECKING:
+    from pondfs.query.session import Session
 
 _BY_SUFFIX = {
     ".csv": "csv",
@@ -157,8 +160,11 @@ def _run(
     file = None if output is None else NewFile(output, force=force)
     sink = sys.stdout.buffer if file is None else file.sink
 
+    opened: list[Session] = []
+
     def work() -> None:
         with open_session(place, at, pending=pending) as session:
+            opened.append(session)
             for number, statement in enumerate(statements):
                 if number:
                     sink.write(b"\n")
@@ -172,6 +178,8 @@ def _run(
         # The thread is still writing: only the name goes.
         if file is not None:
             file.forget()
+        for session in opened:
+            session.remove_spill()
 
     try:
         interruptible(work, forget)

@@ -215,7 +215,23 @@ def batches_of(table: pa.Table, ask: Ask) -> Iterator[pa.RecordBatch]:
     """Yield what is asked of a table in memory."""
     if ask.filter is not None:
         table = table.filter(ask.filter)
-    yield from table.select(ask.columns).to_batches(max_chunksize=ask.batch_rows)
+    for batch in table.select(ask.columns).to_batches(max_chunksize=ask.batch_rows):
+        yield _own(batch)
+
+
+def _own(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return *batch* with memory of its own, when it is a small part of much.
+
+    DataFusion takes a part's memory to be all of it, and what sorts or joins would soon have none.
+    """
+    if batch.get_total_buffer_size() < 2 * batch.nbytes + _SMALL_BYTES:
+        return batch
+    if any(pa.types.is_nested(kind) or pa.types.is_dictionary(kind) for kind in batch.schema.types):
+        return batch.take(pa.array(range(batch.num_rows)))
+    return pa.ipc.read_record_batch(batch.serialize(), batch.schema)
+
+
+_SMALL_BYTES = 64 << 10
 
 
 class LoadedTable:

@@ -26,6 +26,7 @@ from pondfs.query.dataset import Filter, LoadedTable, PondTable
 from pondfs.query.oplog import SCHEMA_WITH_PENDING, Oplog, Stats
 from pondfs.query.pond import Pond
 from pondfs.query.rewrite import rewrite
+from pondfs.query.spill import Spill
 from pondfs.query.tree import ENTRIES, EXTENTS, NODES, TreeTables
 from pondfs.query.trouble import explain
 from pondfs.store.mounted_tree import MountedTree
@@ -144,16 +145,18 @@ class Session:
         self._failures: list[BaseException] = []
         self._trees: dict[Version | None, StoredTree | MountedTree] = {}
         self._stats = Stats()
+        self._spill: Spill | None = None
         self._pond = Pond(store, None if at is not None else pending)
         self.store = self._pond.store
         try:
             self.at = None if at is None else self.resolve(at)
             self._tables = _Tables(self.failed)
-            self.context = _context()
+            self._spill = Spill()
+            self.context = _context(self._spill.path)
             self.context.catalog().register_schema("public", self._tables)
             self._register()
         except BaseException:
-            self._pond.close()
+            self.close()
             raise
 
     def __enter__(self) -> "Session":
@@ -168,6 +171,12 @@ class Session:
             tree.close()
         self._trees.clear()
         self._pond.close()
+        self.remove_spill()
+
+    def remove_spill(self) -> None:
+        """Remove what is on the disk for its queries; from any thread, when the process ends."""
+        if self._spill is not None:
+            self._spill.remove()
 
     # --- queries ---
 
@@ -362,12 +371,12 @@ def _open_mounted(mountpoint: Path) -> MountedTree:
 _READ_ONLY = SQLOptions().with_allow_ddl(False).with_allow_dml(False).with_allow_statements(False)
 
 
-def _context() -> SessionContext:
+def _context(spill: str) -> SessionContext:
     config = (
         SessionConfig()
         .with_information_schema(True)
         .with_target_partitions(PARTS)
         .with_batch_size(BATCH_ROWS)
     )
-    runtime = RuntimeEnvBuilder().with_disk_manager_os().with_fair_spill_pool(MEMORY_BYTES)
-    return SessionContext(config, runtime)
+    runtime = RuntimeEnvBuilder().with_disk_manager_specified(spill)
+    return SessionContext(config, runtime.with_fair_spill_pool(MEMORY_BYTES))

@@ -10,6 +10,7 @@ does not wait for it.
 """
 
 import ctypes
+import errno
 import json
 import os
 import platform
@@ -62,6 +63,7 @@ def _compact(store: str, ended: threading.Event, is_ready: threading.Event) -> N
             if not plan.files:
                 _say({})
                 return
+            _check_space(store, plan.bytes)
             rewritten = write_files(plan, pace=_Pace().wait)
         finally:
             reading.release()
@@ -72,6 +74,18 @@ def _compact(store: str, ended: threading.Event, is_ready: threading.Event) -> N
             os.unlink(os.path.join(pond, rewritten.request))
         else:
             discard(store, rewritten)
+
+
+def _check_space(store: str, wanted: int) -> None:
+    """Leave those who work in the mount at least as much again as we need. Raises: OSError."""
+    found = os.statvfs(store)
+    free = found.f_bavail * found.f_frsize
+    if free < 2 * wanted:
+        raise OSError(
+            errno.ENOSPC,
+            f"{os.strerror(errno.ENOSPC)}: compacting needs {2 * wanted / 1e6:.0f} MB for a while",
+            store,
+        )
 
 
 def _say(answer: dict[str, Any]) -> None:

@@ -66,13 +66,15 @@ def write_data_file(store: str, version: Version, first_seq: int, rows: Sequence
     return Written(name, size, stats, contents, numbers, positions)
 
 
-def write_groups(store: str, groups: Iterable[tuple[int, Encoded]]) -> tuple[str, int, list[int]]:
+def write_groups(
+    store: str, groups: Iterable[tuple[int, Encoded]], name: str | None = None
+) -> tuple[str, int, list[int]]:
     """Write a new data file from row groups: how many rows each has, and the rows.
 
     Returns: its name, its size, and the position of each content.
     Durability and errors: as `write_data_file`.
     """
-    name = f"{uuid.uuid4()}.parquet"
+    name = name or new_name()
     path = os.path.join(store, name)
     positions: list[int] = []
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -92,6 +94,11 @@ def write_groups(store: str, groups: Iterable[tuple[int, Encoded]]) -> tuple[str
     finally:
         os.close(fd)
     return name, writer.offset, positions
+
+
+def new_name() -> str:
+    """Return a name for a data file that no other has, or will have."""
+    return f"{uuid.uuid4()}.parquet"
 
 
 class _Sink:

@@ -18,7 +18,7 @@ from pondfs.errors import NoSuchVersion, NotAPond, NotPermitted, StoreDamaged, U
 from pondfs.extent import Content, Extent
 from pondfs.node import ROOT, NodeId, Version
 from pondfs.oplog import Cut, Row, Settled, Summary, VersionInfo
-from pondfs.store import checkpoint, commit, prune_swap, table
+from pondfs.store import checkpoint, commit, prune_swap, rewrite, table
 from pondfs.store.compact import choose_small
 from pondfs.store.content import ContentReader, DataFile
 from pondfs.store.datafile import unlink_quietly, write_data_file
@@ -33,7 +33,14 @@ from pondfs.store.faults import fault
 from pondfs.store.files import data_files
 from pondfs.store.image import TableImage
 from pondfs.store.images import Images
-from pondfs.store.lock import ReaderLock, WriterLock, acting_as, find_owner, no_readers
+from pondfs.store.lock import (
+    ReaderLock,
+    WriterLock,
+    acting_as,
+    find_owner,
+    no_readers,
+    rewriting,
+)
 from pondfs.store.log import read_versions
 from pondfs.store.names import TableLives
 from pondfs.store.news import LogFeed, load_rows
@@ -175,6 +182,7 @@ class DeltaStore:
             lock.release()
             raise
         new._sweep()
+        new._remove_abandoned()
         new._finish_prune(opened.snapshot)
         # Many entries without a checkpoint: the last process did not get to its `close`.
         new._checkpoint_quietly()
@@ -514,6 +522,18 @@ class DeltaStore:
         if removed:
             log.info("removed %d data files that no commit refers to", len(removed))
             self.strays = [name for name in self.strays if name not in removed]
+
+    def _remove_abandoned(self) -> None:
+        """Remove what a killed prune or compaction was writing, unless one is at work."""
+        kinds = [
+            kind for kind in (rewrite.PRUNE, rewrite.COMPACT)
+            if rewrite.find_abandoned(self.path, kind)
+        ]  # fmt: skip
+        if not kinds:
+            return
+        with rewriting(os.path.join(self.path, table.POND_DIR), wait=False) as alone:
+            for kind in kinds if alone else ():
+                rewrite.remove_requests(self.path, kind)
 
     def checkpoint(self, *, now: bool = False) -> bool:
         """Write a Delta checkpoint if enough log entries follow the last one, or *now*.

@@ -74,9 +74,16 @@ def load_request(store: str, name: str) -> Request:
     try:
         request = read_request(store, path)
         kind = request.facts["kind"]
+        by = request.facts["pondfs"]
         is_one = kind == COMPACT or (kind == PRUNE and len(request.facts["kept"]) > 0)
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} is no prepared prune ({error}): begin anew") from None
+    if by != __version__:
+        # It was installed while the pond was mounted: the two may not mean the same.
+        raise UsageError(
+            f"{path} was made by pondfs {by}, but the pond is in use by pondfs {__version__}: "
+            "unmount it, and mount it again"
+        )
     if not is_one or not all(is_ours(file.name) for file in request.added):
         raise UsageError(f"{path} is no prepared prune: begin anew")
     return request
@@ -342,13 +349,15 @@ def is_done(store: str, files: Sequence[str]) -> bool:
 def left_over(snapshot: Snapshot) -> dict[str, float]:
     """Return the files we took out of the table that may still be there, and when they may go.
 
-    Times are seconds since 1970.
+    Times are seconds since 1970. One that a clock gone wrong made far too late is over.
     """
+    latest_s = time.time() + GRACE_S
     return {
-        name: body.get("deletionTimestamp", 0) / 1000 + GRACE_S if kind == COMPACT else 0.0
+        name: when_s if kind == COMPACT and when_s <= latest_s else 0.0
         for name, body in snapshot.removes.items()
         # Also names that others gave; but no path that could lead out of the store.
         if (kind := _kind(body)) and os.path.basename(name) == name
+        for when_s in [body.get("deletionTimestamp", 0) / 1000 + GRACE_S]
     }
 
 

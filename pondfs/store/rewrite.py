@@ -2,7 +2,9 @@
 
 A row keeps its version, number and time, so a fold gives what it gave. Rows lie by directory, node
 and offset: what is read together, by whoever lists a directory or reads a file. Nothing refers to
-the new files before `prune_swap` publishes them: until then they are strays.
+the new files before `prune_swap` publishes them: until then they are strays. They have hidden names
+of their request while they are written: what a killed process leaves is known for what it is, and
+the next one removes it.
 
 A request, a file in ``_pond/``, tells whoever has the writer lock what to publish: an array with a
 record for each row of the files that go (`MOVE`), then facts as JSON, then how many bytes those
@@ -22,14 +24,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pondfs import __version__
+from pondfs.errors import StoreDamaged
 from pondfs.extent import Content
 from pondfs.node import FILE_TYPES, Version
 from pondfs.oplog import Row
 from pondfs.store.content import ContentReader, DataFile
 from pondfs.store.datafile import (
     ROW_GROUP_CONTENT_BYTES,
+    new_name,
     statistics,
     unlink_quietly,
     write_groups,
@@ -159,6 +165,8 @@ class Writer:
         files: the data files that go.
         counts: how many rows each of them has.
         pace: says when to go on.
+
+    Raises: StoreDamaged when a file that goes is not as it was written; OSError.
     """
 
     def __init__(
@@ -169,6 +177,8 @@ class Writer:
         counts: Sequence[int],
         pace: Pace = lambda size: None,
     ) -> None:
+        for file in files:
+            check_pages(file)
         self._store = store
         self._kind = kind
         self._files = files
@@ -228,12 +238,17 @@ class Writer:
                     self._next = next(waiting, None)
 
         with acting_as(self._owner):
-            name, size, positions = write_groups(self._store, encoded())
-        self._added.append({"name": name, "size": size, "stats": summary.statistics()})
+            _, size, positions = write_groups(
+                self._store, encoded(), self._hidden_name(len(self._added))
+            )
+        self._added.append({"name": new_name(), "size": size, "stats": summary.statistics()})
         old, new = (np.concatenate(column) for column in zip(*moved, strict=True))
         moves = np.empty(len(old), MOVE)
         moves["file"], moves["row"], moves["position"] = len(self._added), new, positions
         self._note(old, moves)
+
+    def _hidden_name(self, number: int) -> str:
+        return f".{self._request}.{number}"
 
     def _note(self, old: Ints, moves: NDArray[Any]) -> None:
         """Take down where rows went; of many, no more than a part of the map stays in memory."""
@@ -288,9 +303,18 @@ class Writer:
         Durability: the new data files and their names are fsynced on return.
         """
         fault(f"{self._kind}:store-dir-fsync")
+        for number, file in enumerate(self._added):
+            hidden = os.path.join(self._store, self._hidden_name(number))
+            os.rename(hidden, os.path.join(self._store, file["name"]))
         fsync_path(self._store)
         removed = zip((file.name for file in self._files), self._counts, strict=True)
-        facts = {**facts, "kind": self._kind, "removed": list(removed), "added": self._added}
+        facts = {
+            **facts,
+            "pondfs": __version__,
+            "kind": self._kind,
+            "removed": list(removed),
+            "added": self._added,
+        }
         data = json.dumps(facts).encode()
         with open(self._path, "ab") as request:
             request.write(data + len(data).to_bytes(8, "little"))
@@ -303,8 +327,9 @@ class Writer:
 
     def discard(self) -> None:
         """Remove what was written."""
-        for added in self._added:
-            unlink_quietly(os.path.join(self._store, added["name"]))
+        for number, added in enumerate(self._added):
+            for name in (self._hidden_name(number), added["name"]):
+                unlink_quietly(os.path.join(self._store, name))
         unlink_quietly(self._path)
 
     def close(self) -> None:
@@ -374,6 +399,28 @@ def _records(table: pa.Table) -> Iterator[Row]:
         )
 
 
+def check_pages(file: DataFile) -> None:
+    """Read all of a file that is to be rewritten, and compare with its checksums.
+
+    Contents are copied as they are found, under new checksums: nobody could tell any more what a
+    disk made of them.
+
+    Raises: StoreDamaged.
+    """
+    try:
+        with pq.ParquetFile(
+            file.path, memory_map=False, pre_buffer=False, page_checksum_verification=True
+        ) as parquet:
+            for number in range(parquet.num_row_groups):
+                parquet.read_row_group(number, use_threads=False)
+    except FileNotFoundError:
+        raise StoreDamaged(f"data file {file.path} is gone: restore it from a backup") from None
+    except (pa.ArrowException, OSError) as error:
+        raise StoreDamaged(
+            f"data file {file.path} is damaged ({error}): restore it from a backup"
+        ) from error
+
+
 # --- requests -------------------------------------------------------------------------------------
 
 
@@ -435,9 +482,20 @@ def discard(store: str, rewritten: Rewritten) -> None:
 
 
 def remove_requests(store: str, kind: str) -> None:
-    """Remove requests that a process left which did not get to its end."""
-    pond = os.path.join(store, POND_DIR)
-    with contextlib.suppress(FileNotFoundError):
-        for name in os.listdir(pond):
-            if name.startswith(f"{kind}-"):
-                unlink_quietly(os.path.join(pond, name))
+    """Remove requests, and what was written for them, of a process that did not get to its end.
+
+    Only for whoever is alone (`lock.rewriting`).
+    """
+    for path in find_abandoned(store, kind):
+        unlink_quietly(path)
+
+
+def find_abandoned(store: str, kind: str) -> list[str]:
+    """Return the paths of requests, and of what was written for them."""
+    return [
+        os.path.join(where, name)
+        for where, start in ((os.path.join(store, POND_DIR), f"{kind}-"), (store, f".{kind}-"))
+        if os.path.isdir(where)
+        for name in os.listdir(where)
+        if name.startswith(start)
+    ]

@@ -20,6 +20,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import trio
+
 from pondfs.errors import FileError, NoSuchVersion, UsageError
 from pondfs.extent import Content, Extent, ExtentMap
 from pondfs.interfaces import Image, Store, Tree
@@ -124,6 +126,9 @@ class Past:
         # Oldest first; None until somebody asks.
         self._versions: list[Version] | None = None
         self._times_ns: list[int] = []
+        self._loading = trio.Lock()
+        # Versions that came while the others are being listed; None while they are not.
+        self._came: list[tuple[Version, int]] | None = None
         self._handles = 0
         self._exchanges = 0
         self.history = PastHistory(store, nodes, POND)
@@ -132,7 +137,14 @@ class Past:
     def committed(self, version: Version, time_ns: int) -> None:
         """Take note of a new version: it is there at once."""
         self.history.committed(version)
-        if self._versions is not None and (not self._versions or version > self._versions[-1]):
+        if self._came is not None:
+            self._came.append((version, time_ns))
+        elif self._versions is not None:
+            self._add(version, time_ns)
+
+    def _add(self, version: Version, time_ns: int) -> None:
+        assert self._versions is not None
+        if not self._versions or version > self._versions[-1]:
             self._versions.append(version)
             self._times_ns.append(time_ns)
 
@@ -203,8 +215,10 @@ class Past:
 
     async def _resolve(self, parent_id: int, text: str) -> Version:
         """Return the version *text* means in that directory. Raises: NoSuchVersion."""
-        if parent_id == VERSIONS and not text.isdecimal():
-            raise NoSuchVersion(f"'{text}' is no version number")
+        if parent_id == VERSIONS:
+            if not text.isdecimal():
+                raise NoSuchVersion(f"'{text}' is no version number")
+            text = f"v{text}"  # four digits alone would be a year
         await self._load_versions()
         assert self._versions is not None
         if parent_id != TAGS:
@@ -352,12 +366,23 @@ class Past:
         return image
 
     async def _load_versions(self) -> None:
-        if self._versions is None:
+        while self._versions is None:
+            async with self._loading:
+                if self._versions is None:
+                    await self._list_versions()
+
+    async def _list_versions(self) -> None:
+        exchanges, self._came = self._exchanges, []
+        try:
             infos = await offload.run(self._store.list_versions)
-            if self._versions is None:
+            if exchanges == self._exchanges:
                 infos.reverse()
                 self._versions = [info.version for info in infos]
                 self._times_ns = [info.time_ns for info in infos]
+                for version, time_ns in self._came:
+                    self._add(version, time_ns)
+        finally:
+            self._came = None
 
     def _view(self, parent: NodeId, name: bytes, version: Version) -> View:
         key = (parent, name, version)

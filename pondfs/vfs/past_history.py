@@ -174,9 +174,9 @@ class PastHistory:
         node = self._nodes.live.get(node_id)
         if not isinstance(node, Was) or not stat.S_ISREG(node.mode):
             return
-        current = self._round
-        if node.round != current:
-            content = node.content
+        # Again when files were exchanged meanwhile: nobody holds what was found before.
+        content = node.content
+        while node.round != (current := self._round):
             try:
                 extents = await self._ask(lambda lives: lives.load_extents(content))
             except NoSuchVersion:

@@ -158,12 +158,19 @@ def daemons_of(path: Path) -> list[int]:
             args = (proc / "cmdline").read_bytes().split(b"\0")
             if not any(arg == wanted or arg.startswith(wanted + b"/") for arg in args):
                 continue
-            held = {os.readlink(fd) for fd in (proc / "fd").iterdir()}
+            held = {_link(fd) for fd in (proc / "fd").iterdir()}
         except OSError:
             continue  # ended meanwhile, or not ours to look at
         if "/dev/fuse" in held and b"fusermount" not in args[0]:
             found.append(int(proc.name))
     return found
+
+
+def _link(fd: Path) -> str:
+    try:
+        return os.readlink(fd)
+    except FileNotFoundError:
+        return ""  # closed meanwhile: the process is at work
 
 
 def is_running(pid: int) -> bool:

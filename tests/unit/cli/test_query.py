@@ -66,6 +66,7 @@ STRANGE = pa.table(
         "k": pa.array(["one", None, "one"]).dictionary_encode(),
         "long": pa.array([90_000, None, 1], pa.duration("ms")),
         "i": pa.array([(1, 2, 500_000_000), None, (0, 0, 0)], pa.month_day_nano_interval()),
+        "m": pa.array([[("k", b"\xff")], None, []], pa.map_(pa.string(), pa.binary())),
         "u": pa.nulls(3),
         "y": pa.array([True, None, False]),
     }
@@ -89,7 +90,8 @@ def test_json_is_valid_and_says_everything() -> None:
         "n": 1, "f": 0.5, "t": "", "b": "AP8=", "v": "view",
         "when": "2024-06-10T06:13:20.123456789Z", "day": "2026-06-20", "d": "1.50",
         "l": ["/w=="], "s": {"x": 1, "y": None}, "k": "one",
-        "long": "90000 ms", "i": "P1M2DT0.5S", "u": None, "y": True,
+        "long": "90000 ms", "i": "P1M2DT0.5S",
+        "m": [{"key": "k", "value": "/w=="}], "u": None, "y": True,
     }  # fmt: skip
     assert rows[1] == dict.fromkeys(STRANGE.column_names) | {"f": None}
     assert rows[2]["f"] is None

@@ -12,13 +12,14 @@ import trio
 from pondfs.errors import UsageError
 from pondfs.node import ROOT
 from pondfs.oplog import Row
+from pondfs.query.dataset import _own
 from pondfs.query.session import Session
 from pondfs.store.delta import DeltaStore
 from pondfs.store.preview import read_pending, to_stream
 from tests.unit.store.histories import ME, Walk
 from tests.unit.store.support import adopt, file_row, make_cut, new_pond, open_pond
 
-ROWS = 20_000
+ROWS = 60_000
 
 
 def commit(store: DeltaStore, version: int, changes: list[Row]) -> None:
@@ -126,7 +127,8 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_join_that_does_not_fit_goes_on_on_disk(
     large: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pondfs.query.session.MEMORY_BYTES", 6 << 20)
+    monkeypatch.setattr("pondfs.query.session.MEMORY_BYTES", 12 << 20)
+    monkeypatch.setattr("pondfs.query.session.BATCH_ROWS", 512)
     monkeypatch.setattr("pondfs.query.session.PARTS", 2)
     sql = (
         "SELECT o.*, n.path, n.mtime FROM oplog o JOIN nodes n USING (node_id) "
@@ -134,7 +136,7 @@ def test_a_join_that_does_not_fit_goes_on_on_disk(
     )
     with Session(large) as session:
         # In proportion.
-        session.context.sql("SET datafusion.execution.sort_spill_reservation_bytes = 500000")
+        session.context.sql("SET datafusion.execution.sort_spill_reservation_bytes = 1000000")
         result = session.sql(sql)
         found = result.table()
         assert found.num_rows == ROWS - 2
@@ -144,8 +146,40 @@ def test_a_join_that_does_not_fit_goes_on_on_disk(
         assert used == {"value": "false"}, "it did fit, so the test shows nothing"
 
 
+def test_sorting_counts_a_batch_as_the_bytes_it_has(
+    large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pondfs.query.session.MEMORY_BYTES", 48 << 20)
+    with Session(large) as session:
+        found = session.sql("SELECT * FROM nodes ORDER BY name DESC").table()
+    assert found.num_rows == ROWS - 1
+    batch = next(iter(found.to_batches()))
+    part = batch.slice(100, 10)
+    assert _own(part).equals(part)
+    assert _own(part).get_total_buffer_size() < 10_000 < part.get_total_buffer_size()
+
+
+def test_nothing_stays_in_the_directory_for_temporary_files(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top = tmp_path / "temporary"
+    top.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(top))
+    with Session(path) as session:
+        assert rows(session, "SELECT * FROM nodes ORDER BY size")
+        (in_use,) = top.iterdir()
+        left = top / f"{in_use.name}-of-one-that-was-killed"
+        (left / "datafusion-x").mkdir(parents=True)
+        with Session(path):
+            assert not left.exists()
+            assert in_use.exists()
+            assert len(list(top.iterdir())) == 2
+    assert not list(top.iterdir())
+
+
 FAILING = """
 import sys
+from pondfs.query.dataset import _own
 from pondfs.query.session import Session
 session = Session(sys.argv[1])
 try:

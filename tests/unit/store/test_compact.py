@@ -16,19 +16,24 @@ from deltalake import DeltaTable
 
 from pondfs.errors import StoreDamaged, UsageError
 from pondfs.node import Version
+from pondfs.oplog import VersionInfo
 from pondfs.store import compact as planning
-from pondfs.store import compact_files, imagefile, images, open_reader, prune_swap
+from pondfs.store import compact_files, imagefile, images, open_reader, prune_swap, rewrite
 from pondfs.store.changes import load_changes
 from pondfs.store.compact import Plan, choose_small, make_plan
 from pondfs.store.compact_files import write_files
+from pondfs.store.compact_worker import _check_space
 from pondfs.store.content import DataFile
 from pondfs.store.delta import DeltaStore
 from pondfs.store.lives import load_history
+from pondfs.store.lock import rewriting
 from pondfs.store.prune import make_plan as make_prune
 from pondfs.store.prune_files import write_files as write_prune
-from pondfs.store.rewrite import GROUP_ROWS
+from pondfs.store.rewrite import GROUP_ROWS, discard
+from pondfs.vfs.base import VfsOptions
 from pondfs.vfs.past import VERSIONS
 from pondfs.vfs.swap import swap_files
+from pondfs.vfs.vfs import Vfs
 from tests.unit.store.histories import Walk, state, states
 from tests.unit.store.support import (
     committed,
@@ -488,3 +493,159 @@ def test_memory_is_bounded(path: Path, store: DeltaStore) -> None:
     )  # fmt: skip
     assert int(done.stdout) < 256
     assert GROUP_ROWS <= 1 << 13
+
+
+# --- what must not go wrong in the background ---
+
+
+def test_what_a_disk_made_of_a_file_is_not_copied(path: Path, store: DeltaStore) -> None:
+    """Under new checksums nobody could tell any more."""
+    data = os.urandom(10_000)
+    settled = store.commit(make_cut(2, [file_row(10, data, b"f")]))
+    write_often(store, 5, first=3)
+    name = path / settled.file.name
+    whole = bytearray(name.read_bytes())
+    whole[whole.index(data) + 5000] ^= 1
+    name.write_bytes(whole)
+    before = set(os.listdir(path))
+    with pytest.raises(StoreDamaged, match=settled.file.name):
+        write_files(make_plan(path))
+    with pytest.raises(StoreDamaged, match=settled.file.name):
+        write_prune(make_prune(path, [Version(7)]))
+    assert set(os.listdir(path)) == before
+    assert not [
+        name for name in os.listdir(path / "_pond") if name.startswith(("compact", "prune"))
+    ]
+
+
+def test_a_killed_one_leaves_nothing_for_long(path: Path, store: DeltaStore) -> None:
+    """Neither the next compaction nor the next opening lets its files lie about."""
+    write_often(store, 20)
+    script = (
+        "import sys; from pondfs.store.compact import make_plan;"
+        "from pondfs.store.compact_files import write_files; write_files(make_plan(sys.argv[1]))"
+    )
+    for point in ("compact:store-dir-fsync", "data-file:fsync"):
+        for opens in (False, True):
+            subprocess.run(
+                [sys.executable, "-c", script, path], check=False,
+                env={**os.environ, "PONDFS_FAULT": point, "PYTHONPATH": os.getcwd()},
+            )  # fmt: skip
+            left = [name for name in os.listdir(path) if name.startswith(".compact-")]
+            assert left
+            assert store.remove_strays(-1) == []
+            if opens:
+                store.close()
+                # Not under the hands of one that is at work.
+                with rewriting(os.fspath(path / "_pond"), wait=True):
+                    open_pond(path).close()
+                    assert set(left) <= set(os.listdir(path))
+                store = open_pond(path)
+            else:
+                rewritten = write_files(make_plan(path))
+                discard(os.fspath(path), rewritten)
+            assert not [name for name in os.listdir(path) if name.startswith(".compact-")]
+            found = os.listdir(path / "_pond")
+            assert not [name for name in found if name.startswith("compact-")]
+    store.close()
+
+
+def test_one_prepared_by_another_pondfs_is_refused(
+    path: Path, store: DeltaStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A newer one was installed while the pond was mounted."""
+    write_often(store, 5)
+    monkeypatch.setattr(rewrite, "__version__", "99.0")
+    rewritten = write_files(make_plan(path))
+    before = states(store)
+    with pytest.raises(UsageError, match=r"99\.0"):
+        store.swap_files(rewritten.request)
+    assert states(store) == before
+    discard(os.fspath(path), rewritten)
+
+
+def test_the_worker_leaves_the_disk_to_others(
+    path: Path, store: DeltaStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = os.statvfs(path)
+    free = found.f_bavail * found.f_frsize
+    _check_space(os.fspath(path), 1000)
+    with pytest.raises(OSError, match="compacting needs"):
+        _check_space(os.fspath(path), free)
+
+
+def test_a_clock_gone_wrong_keeps_no_file_for_years(
+    path: Path, store: DeltaStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_often(store, 5)
+    real = time.time_ns
+    with monkeypatch.context() as later:
+        later.setattr(time, "time_ns", lambda: real() + 10 * 365 * 86400 * 10**9)
+        store.swap_files(write_files(make_plan(path)).request)
+    store.close()
+    store = open_pond(path)
+    assert data_file_names(path) == committed(path)
+    store.close()
+
+
+def test_fifty_compactions_hold_nothing(path: Path, store: DeltaStore) -> None:
+    """No open file, and no data file, is left of those that went."""
+    write_often(store, 10)
+    fds = 0
+    for at in range(50):
+        write_often(store, 3, first=12 + 3 * at)
+        compact(store)
+        store._images.wait()
+        read_file(store, store.load_image(), 10)
+        if at == 5:
+            fds = len(os.listdir("/proc/self/fd"))
+    assert len(os.listdir("/proc/self/fd")) <= fds + 2
+    assert data_file_names(path) == committed(path)
+
+
+def test_versions_are_numbers_even_if_they_look_like_years(store: DeltaStore) -> None:
+    """``.pond/versions/2026`` showed the newest version of that year instead."""
+    for version in (1971, 2026, 2027):
+        name, data = b"f%d" % version, b"in %d" % version
+        store.commit(make_cut(version, [file_row(version, data, name)]))
+    vfs = Vfs(store, VfsOptions())
+
+    async def main() -> None:
+        for version in (1971, 2026, 2027):
+            node = await vfs.past.lookup(VERSIONS, b"%d" % version)
+            assert node is not None
+            assert max(vfs.nodes.children(node)) == b"f%d" % version
+
+    trio.run(main)
+
+
+def test_versions_that_come_while_they_are_listed_are_listed(
+    store: DeltaStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After each compaction they are listed anew, and commits go on meanwhile."""
+    write_often(store, 3)
+    vfs = Vfs(store, VfsOptions())
+    listed = store.list_versions
+    rounds = 0
+
+    def slowly() -> list[VersionInfo]:
+        nonlocal rounds
+        rounds += 1
+        found = listed()
+        if rounds == 1:
+            trio.from_thread.run_sync(vfs.past.committed, Version(5), 5 * 10**18)
+        if rounds == 2:
+            trio.from_thread.run_sync(vfs.past.exchanged)
+        return found
+
+    monkeypatch.setattr(store, "list_versions", slowly)
+
+    async def main() -> None:
+        assert await vfs.past.list_versions() == [1, 2, 3, 4, 5]
+        vfs.past.committed(Version(6), 6 * 10**18)
+        assert await vfs.past.list_versions() == [1, 2, 3, 4, 5, 6]
+        vfs.past.exchanged()
+        assert await vfs.past.list_versions() == [1, 2, 3, 4]  # as the log has it
+        assert rounds == 3
+
+    trio.run(main)

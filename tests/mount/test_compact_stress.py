@@ -1,0 +1,335 @@
+"""Compaction all the time, kills, remounts: every version keeps every byte.
+
+The daemon and its worker get thresholds so low that they compact without a pause. A model has what
+each version holds; it is compared with what the mount, a follower and the bare store show.
+
+``POND_STRESS_S=300 POND_STRESS_SEED=5 pytest tests/mount/test_compact_stress.py`` goes on for long.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pondfs.node import Version
+from pondfs.store import open_reader
+from pondfs.store.deltalog import read_snapshot
+from pondfs.store.tree import StoredTree
+from tests.mount.harness import PondMount, wait_until
+
+SECONDS = float(os.environ.get("POND_STRESS_S", "12"))
+SEED = int(os.environ.get("POND_STRESS_SEED", "1"))
+
+HASTE = """
+import importlib.abc, importlib.machinery, os, sys
+
+VALUES = {
+    "pondfs.store.compact": {"MANY_FILES": 6, "LARGE_BYTES": 600_000},
+    "pondfs.store.compact_files": {"FULL_BYTES": 200_000, "LEAST_GROUP_ROWS": 7},
+    "pondfs.vfs.compactor": {"LOOK_S": 0.02, "PAUSE_S": 0.02, "FIRST_RETRY_S": 0.5},
+    "pondfs.store.prune_swap": {"GRACE_S": 0.3},
+    "pondfs.store.images": {"WORTH_FILES": 5, "MANY_ROWS": 40},
+    "pondfs.store.rowcache": {"WORTH_FILES": 5, "NOTED_FILES": 4, "CLOSING_FILES": 2},
+    "pondfs.store.checkpoint": {"ENTRIES_BETWEEN": 20},
+}
+
+
+class Hasten(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name not in VALUES:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        run = spec.loader.exec_module
+
+        def exec_module(module):
+            run(module)
+            vars(module).update(VALUES[name])
+            if name == "pondfs.store.compact_files":
+                few = (*module.write_files.__defaults__[:-1], 60)
+                module.write_files.__defaults__ = few
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+sys.meta_path.insert(0, Hasten())
+os.nice = lambda by: 0  # a busy machine would not let the worker get anywhere
+"""
+
+Files = dict[str, bytes]
+"""Names and bytes of a tree's files; of a symlink, its target behind an arrow."""
+
+
+class Model:
+    """The mount's files in memory, and what each version had."""
+
+    def __init__(self, mnt: Path, rng: random.Random) -> None:
+        self.mnt = mnt
+        self.rng = rng
+        self.now: Files = {}
+        self.pending = False
+        # What the next version will hold if the call under way gets that far.
+        self.versions: dict[int, Files] = {}
+        self.newest = 1
+
+    def step(self) -> None:
+        """Change something, then perhaps make a version of it."""
+        rng = self.rng
+        name = f"d{rng.randrange(3)}/f{rng.randrange(4)}"
+        path = self.mnt / name
+        if name.endswith("f3") and rng.random() < 0.7:
+            return self._link(name)
+        if (target := self.now.get(name, b"")).startswith(b"->"):
+            path.unlink()
+            del self.now[name]
+            return None
+        data = target
+        match rng.randrange(10):
+            case 0 if name in self.now:
+                path.unlink()
+                del self.now[name]
+                return None
+            case 1 if name in self.now:
+                other = f"d{rng.randrange(3)}/f{rng.randrange(3)}"
+                os.rename(path, self.mnt / other)
+                self.now[other] = self.now.pop(name)
+                return None
+            case 2:
+                size = rng.randrange(60_000)
+                with open(path, "ab") as file:
+                    file.truncate(size)
+                data = data[:size].ljust(size, b"\0")
+            case 3 | 4 | 5:
+                new = rng.randbytes(rng.randrange(1, 3000))
+                with open(path, "ab", buffering=0) as file:
+                    file.write(new)
+                data += new
+            case 6:
+                data = rng.randbytes(rng.randrange(90_000))
+                path.write_bytes(data)
+            case _:
+                at, new = rng.randrange(50_000), rng.randbytes(rng.randrange(1, 9000))
+                fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+                os.pwrite(fd, new, at)
+                os.close(fd)
+                data = data.ljust(at, b"\0")
+                data = data[:at] + new + data[at + len(new) :]
+        self.now[name] = data
+        return None
+
+    def _link(self, name: str) -> None:
+        path = self.mnt / name
+        if name in self.now:
+            path.unlink()
+        target = self.rng.randbytes(6).hex()
+        path.symlink_to(target)
+        self.now[name] = b"->" + target.encode()
+
+    def commit(self) -> None:
+        """Make a version: there is something pending for certain."""
+        fd = os.open(self.mnt / "mark", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            mark = b"%08d" % (self.newest + 1)
+            os.pwrite(fd, mark, 0)
+            self.now["mark"] = mark
+            # Before it is sure: a kill may come after the commit, before its answer.
+            self.versions[self.newest + 1] = dict(self.now)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        self.newest += 1
+
+
+def read_tree(top: Path) -> Files:
+    found: Files = {}
+    for directory in sorted(top.iterdir()):
+        if directory.name == "mark":
+            found["mark"] = directory.read_bytes()
+            continue
+        for path in directory.iterdir():
+            name = f"{directory.name}/{path.name}"
+            is_link = path.is_symlink()
+            found[name] = b"->" + os.fsencode(os.readlink(path)) if is_link else path.read_bytes()
+    return found
+
+
+def read_image(store: Path, wanted: list[int]) -> Iterator[tuple[int, Files]]:
+    """Read versions as a command does that knows nothing of a mount."""
+    opened = open_reader(store)
+    try:
+        for version in wanted:
+            image = opened.load_image_at(Version(version))
+            tree = StoredTree(opened, image, lambda text: None)
+            found: Files = {}
+            for top, about in tree.entries(b""):
+                names = [top + b"/" + name for name, _ in tree.entries(top)]
+                for path in names or ([top] if about.mode & 0o170000 == 0o100000 else []):
+                    at = tree.lstat(path)
+                    if at.mode & 0o170000 == 0o120000:
+                        data = b"->" + tree.readlink(path)
+                    else:
+                        whole = bytearray(at.size_bytes)
+                        for offset, piece in tree.read(path):
+                            whole[offset : offset + len(piece)] = piece
+                        data = bytes(whole)
+                    found[os.fsdecode(path)] = data
+            yield version, found
+    finally:
+        opened.close()
+
+
+def differences(found: Files, wanted: Files) -> list[str]:
+    return sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+
+
+def assert_is(found: Files, wanted: Files, what: str) -> None:
+    assert not (wrong := differences(found, wanted)), f"{what}: {wrong}"
+
+
+@pytest.fixture
+def hasty(
+    make_pond: Callable[..., PondMount], tmp_path: Path, pond_env: dict[str, str]
+) -> PondMount:
+    where = tmp_path / "haste"
+    where.mkdir()
+    (where / "sitecustomize.py").write_text(HASTE)
+    pond = make_pond()
+    pond.env["PYTHONPATH"] = os.fspath(where)
+    pond.run("pond", "init", os.fspath(pond.store))
+    return pond
+
+
+def test_all_bytes_of_all_versions(
+    hasty: PondMount, make_pond: Callable[..., PondMount], tmp_path: Path
+) -> None:
+    pond, rng = hasty, random.Random(SEED)
+    model = Model(pond.mnt, rng)
+    options = ("commit=3600",)
+    pond.mount(*options)
+    for number in range(3):
+        (pond.mnt / f"d{number}").mkdir()
+    model.commit()
+    follower = make_pond("follower", store=pond.store)
+    follower.env = pond.env
+    compactions = 0
+    kills = 0
+    until = time.monotonic() + SECONDS
+    while time.monotonic() < until:
+        ends = rng.choice(["kill", "kill in the middle", "unmount", "unmount"])
+        steps = rng.randrange(30, 250)
+        seen = len(pond.daemon_log().splitlines())
+        # What came is looked at in the meantime, as other processes do.
+        stop, wrong = threading.Event(), list[str]()
+        reader = threading.Thread(
+            target=look, args=(pond.store, dict(model.versions), random.Random(SEED), stop, wrong)
+        )
+        reader.start()
+        if rng.random() < 0.5:
+            follower.mount("ro", "follow")
+        killer = threading.Timer(rng.random() * 4, os.kill, (pond.pid, 9))
+        if ends == "kill in the middle":
+            killer.start()
+            steps = 10**6
+        try:
+            for _ in range(steps):
+                model.step()
+                if rng.random() < 0.6:
+                    model.commit()
+                if ends != "kill in the middle" and rng.random() < 0.03:
+                    glance(pond, model, follower)
+                if time.monotonic() > until + 10:
+                    break
+        except OSError:
+            if ends != "kill in the middle":
+                raise
+        finally:
+            killer.cancel()
+            stop.set()
+            reader.join()
+        assert not wrong, wrong
+        compactions += sum(
+            "data files with" in line for line in pond.daemon_log().splitlines()[seen:]
+        )
+        if ends.startswith("kill"):
+            kills += 1
+            if ends == "kill":
+                pond.kill()
+            else:
+                wait_until(lambda: not pond_daemon(pond), "the daemon is gone")
+                from tests.mount.harness import detach
+
+                detach(pond.mnt)
+        else:
+            model.versions[model.newest + 1] = dict(model.now)
+            pond.umount()
+        if follower.is_mounted():
+            follower.umount()
+        pond.allow_log("failed, which harms nothing")
+        pond.mount(*options)
+        known = max(int(name) for name in os.listdir(pond.mnt / ".pond" / "versions"))
+        assert known in (model.newest, model.newest + 1)
+        model.newest = known
+        model.now = dict(model.versions[known])
+        model.versions = {v: files for v, files in model.versions.items() if v <= known}
+        assert_is(read_tree(pond.mnt), model.now, f"now, after {ends}")
+        check_all(pond, model, rng, 40)
+    check_all(pond, model, rng, 10**9)
+    pond.umount()
+    for version, found in read_image(pond.store, sorted(model.versions)):
+        assert_is(found, model.versions[version], f"version {version}, unmounted")
+    print(f"{len(model.versions)} versions, {compactions} compactions, {kills} kills")
+    assert compactions
+    left = {name for name in os.listdir(pond.store) if name.endswith(".parquet")}
+    snapshot = read_snapshot(os.fspath(pond.store / "_delta_log"))
+    strays = left - set(snapshot.adds) - set(snapshot.removes)
+    print(f"{len(snapshot.adds)} files, {len(strays)} strays, {os.listdir(pond.store / '_pond')}")
+    shutil.rmtree(tmp_path / "haste")
+
+
+def pond_daemon(pond: PondMount) -> list[int]:
+    from tests.mount.harness import daemons_of
+
+    return daemons_of(pond.mnt)
+
+
+def look(
+    store: Path, versions: dict[int, Files], rng: random.Random, stop: threading.Event,
+    wrong: list[str],
+) -> None:  # fmt: skip
+    while versions and not stop.is_set():
+        some = sorted(rng.sample(sorted(versions), min(4, len(versions))))
+        try:
+            for version, found in read_image(store, some):
+                if bad := differences(found, versions[version]):
+                    wrong.append(f"version {version}, from outside: {bad}")
+        except Exception as error:
+            wrong.append(repr(error))
+        stop.wait(0.1)
+
+
+def glance(pond: PondMount, model: Model, follower: PondMount) -> None:
+    """Compare what is there now, some version, and what the follower shows."""
+    assert_is(read_tree(pond.mnt), model.now, "now")
+    if model.versions:
+        version = model.rng.choice(sorted(model.versions))
+        found = read_tree(pond.mnt / ".pond" / "versions" / str(version))
+        assert_is(found, model.versions[version], f"version {version}")
+    if follower.is_mounted() and model.newest in model.versions:
+        wanted = model.versions[model.newest]
+        mark = follower.mnt / "mark"
+        wait_until(lambda: mark.read_bytes() == wanted["mark"], "the follower is there")
+        assert_is(read_tree(follower.mnt), wanted, "what the follower shows")
+
+
+def check_all(pond: PondMount, model: Model, rng: random.Random, most: int) -> None:
+    some = sorted(model.versions)
+    for version in sorted(rng.sample(some, min(most, len(some)))):
+        found = read_tree(pond.mnt / ".pond" / "versions" / str(version))
+        assert_is(found, model.versions[version], f"version {version}, mounted")
