@@ -11,7 +11,7 @@ In reading order:
 - ``file``: open, read, write, release
 - ``xattr`` ``acl``: extended attributes, and the POSIX ACLs among them
 - ``past`` ``past_history``: `.pond/`: old versions, and the contents of one file, inside the mount
-- ``plan`` ``planner`` ``restore``: making parts of the tree be as they were
+- ``plan`` ``planner`` ``execute`` ``restore``: making parts of the tree be as they were
 - ``access`` ``rights``: what a user may do, where the kernel does not check for us
 - ``follow`` ``swap``: another process's commits; data files that took the place of others
 - ``apply``: a transaction that another process prepared
