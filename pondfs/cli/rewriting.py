@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pondfs.cli.output import progress
 from pondfs.control.client import Client
-from pondfs.errors import DaemonRefused
+from pondfs.errors import DaemonGone, DaemonRefused
 
 if TYPE_CHECKING:
     from pondfs.store import DeltaStore
@@ -77,6 +77,9 @@ def swap(
         else:
             assert client is not None
             reply = client.call("prune", timeout_s=None, request=rewritten.request)
+            if "removed_bytes" not in reply:
+                # The farewell of a daemon that ends: it may have done it or not.
+                raise DaemonGone("the pond was unmounted meanwhile: run the command again")
             removed = int(reply["removed_bytes"])
     except refusals:
         if not is_done(os.fspath(path), rewritten.files):

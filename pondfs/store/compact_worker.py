@@ -9,6 +9,7 @@ It has the lowest priority and writes `BYTES_PER_S` at most, so that whoever wor
 does not wait for it.
 """
 
+import contextlib
 import ctypes
 import errno
 import json
@@ -65,10 +66,13 @@ def _compact(store: str, ended: threading.Event, is_ready: threading.Event) -> N
                 return
             _check_space(store, plan.bytes)
             rewritten = write_files(plan, pace=_Pace().wait)
+            # From here on only the end of stdin says that nobody is about to use the new files.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         finally:
             reading.release()
         is_ready.set()
-        _say({"request": rewritten.request, "files": len(plan.files), "bytes": plan.bytes})
+        with contextlib.suppress(BrokenPipeError):  # a daemon that was killed: stdin ends, too
+            _say({"request": rewritten.request, "files": len(plan.files), "bytes": plan.bytes})
         ended.wait()
         if is_done(store, rewritten.files):
             os.unlink(os.path.join(pond, rewritten.request))

@@ -525,15 +525,10 @@ class DeltaStore:
 
     def _remove_abandoned(self) -> None:
         """Remove what a killed prune or compaction was writing, unless one is at work."""
-        kinds = [
-            kind for kind in (rewrite.PRUNE, rewrite.COMPACT)
-            if rewrite.find_abandoned(self.path, kind)
-        ]  # fmt: skip
-        if not kinds:
-            return
-        with rewriting(os.path.join(self.path, table.POND_DIR), wait=False) as alone:
-            for kind in kinds if alone else ():
-                rewrite.remove_requests(self.path, kind)
+        if rewrite.find_unfinished(self.path):
+            with rewriting(os.path.join(self.path, table.POND_DIR), wait=False) as alone:
+                for path in rewrite.find_unfinished(self.path) if alone else ():
+                    unlink_quietly(path)
 
     def checkpoint(self, *, now: bool = False) -> bool:
         """Write a Delta checkpoint if enough log entries follow the last one, or *now*.

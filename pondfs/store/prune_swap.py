@@ -3,7 +3,7 @@
 What a crash leaves:
 
 ==========================================  =====================================================
-before the entry is linked                  all versions; the new files are strays
+before the entry is linked                  all versions; the new files are hidden, or strays
 after it                                    the kept versions; the old files are there in vain
 after it, before ``appendOnly`` is back     the same; whoever opens the pond next puts it back
 while the old files are being removed       the same; what is left of them goes at the next opening

@@ -303,9 +303,10 @@ class Writer:
         Durability: the new data files and their names are fsynced on return.
         """
         fault(f"{self._kind}:store-dir-fsync")
-        for number, file in enumerate(self._added):
-            hidden = os.path.join(self._store, self._hidden_name(number))
-            os.rename(hidden, os.path.join(self._store, file["name"]))
+        with acting_as(self._owner):
+            for number, file in enumerate(self._added):
+                hidden = os.path.join(self._store, self._hidden_name(number))
+                os.rename(hidden, os.path.join(self._store, file["name"]))
         fsync_path(self._store)
         removed = zip((file.name for file in self._files), self._counts, strict=True)
         facts = {
@@ -486,16 +487,17 @@ def remove_requests(store: str, kind: str) -> None:
 
     Only for whoever is alone (`lock.rewriting`).
     """
-    for path in find_abandoned(store, kind):
-        unlink_quietly(path)
+    pond = os.path.join(store, POND_DIR)
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(pond):
+            if name.startswith(f"{kind}-"):
+                unlink_quietly(os.path.join(pond, name))
+    for path in find_unfinished(store):
+        if os.path.basename(path).startswith(f".{kind}-"):
+            unlink_quietly(path)
 
 
-def find_abandoned(store: str, kind: str) -> list[str]:
-    """Return the paths of requests, and of what was written for them."""
-    return [
-        os.path.join(where, name)
-        for where, start in ((os.path.join(store, POND_DIR), f"{kind}-"), (store, f".{kind}-"))
-        if os.path.isdir(where)
-        for name in os.listdir(where)
-        if name.startswith(start)
-    ]
+def find_unfinished(store: str) -> list[str]:
+    """Return the paths of files that are being written, or were by a killed process."""
+    starts = (f".{PRUNE}-", f".{COMPACT}-")
+    return [os.path.join(store, name) for name in os.listdir(store) if name.startswith(starts)]

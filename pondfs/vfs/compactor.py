@@ -82,7 +82,13 @@ class Compactor:
             if error := answer.get("error"):
                 raise OSError(str(error))
             if request := answer.get("request"):
-                await swap_files(self._vfs, request, now=False)
+                try:
+                    await swap_files(self._vfs, request, now=False)
+                except trio.Cancelled:
+                    # A thread may just be putting the new files in place: the process must not
+                    # find that they are in vain, and remove them.
+                    process.kill()
+                    raise
                 log.info(
                     "put %d data files with %.1f MB together in %.1f s",
                     answer["files"], answer["bytes"] / 1e6, time.monotonic() - started,

@@ -2,6 +2,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,8 +30,9 @@ from pondfs.store.lives import load_history
 from pondfs.store.lock import rewriting
 from pondfs.store.prune import make_plan as make_prune
 from pondfs.store.prune_files import write_files as write_prune
-from pondfs.store.rewrite import GROUP_ROWS, discard
+from pondfs.store.rewrite import GROUP_ROWS, Request, discard
 from pondfs.vfs.base import VfsOptions
+from pondfs.vfs.compactor import Compactor
 from pondfs.vfs.past import VERSIONS
 from pondfs.vfs.swap import swap_files
 from pondfs.vfs.vfs import Vfs
@@ -526,7 +528,7 @@ def test_a_killed_one_leaves_nothing_for_long(path: Path, store: DeltaStore) -> 
         "from pondfs.store.compact_files import write_files; write_files(make_plan(sys.argv[1]))"
     )
     for point in ("compact:store-dir-fsync", "data-file:fsync"):
-        for opens in (False, True):
+        for opens in (True, False):
             subprocess.run(
                 [sys.executable, "-c", script, path], check=False,
                 env={**os.environ, "PONDFS_FAULT": point, "PYTHONPATH": os.getcwd()},
@@ -545,8 +547,8 @@ def test_a_killed_one_leaves_nothing_for_long(path: Path, store: DeltaStore) -> 
                 rewritten = write_files(make_plan(path))
                 discard(os.fspath(path), rewritten)
             assert not [name for name in os.listdir(path) if name.startswith(".compact-")]
-            found = os.listdir(path / "_pond")
-            assert not [name for name in found if name.startswith("compact-")]
+    found = os.listdir(path / "_pond")
+    assert not [name for name in found if name.startswith("compact-")]
     store.close()
 
 
@@ -649,3 +651,60 @@ def test_versions_that_come_while_they_are_listed_are_listed(
         assert rounds == 3
 
     trio.run(main)
+
+
+def test_an_unmount_amid_the_swap_does_not_remove_what_is_put_in_place(
+    path: Path, store: DeltaStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process hears that it is over before the entry is in the log."""
+    write_often(store, planning.MANY_FILES + 10)
+    before = states(store)
+    vfs = Vfs(store, VfsOptions())
+    checked = threading.Event()
+    check = prune_swap._check_added
+
+    def slowly(request: Request) -> None:
+        check(request)
+        checked.set()
+        time.sleep(2.0)
+
+    monkeypatch.setattr(prune_swap, "_check_added", slowly)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(vfs.committer.run)
+            nursery.start_soon(Compactor(vfs, path)._compact)
+            await trio.to_thread.run_sync(checked.wait)
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+    assert len(store._files) == 1
+    store.checkpoint(now=True)
+    store.close()
+    store = open_pond(path)
+    assert store.notes == []
+    assert states(store) == before
+    store.close()
+
+
+def test_a_worker_whose_daemon_is_gone_clears_away(path: Path, store: DeltaStore) -> None:
+    """It had just finished, and nobody hears it say so."""
+    write_often(store, planning.MANY_FILES + 10)
+    before = data_file_names(path)
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "pondfs.store.compact_worker", path],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    worker.stdout.close()
+    until = time.monotonic() + 100
+    while data_file_names(path) == before:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    time.sleep(0.5)
+    worker.terminate()  # as systemd does with all of a service
+    worker.stdin.close()
+    assert worker.wait(100) == 0
+    assert data_file_names(path) == before
+    assert not [name for name in os.listdir(path / "_pond") if name.startswith("compact-")]
