@@ -74,7 +74,7 @@ def test_every_version_stays_what_it_was(life: Life, tmp_path: Path) -> None:
     check_pruned(life, versions, 100, 21)
 
     pond.umount()
-    assert DeltaTable(pond.store).optimize.compact()["numFilesRemoved"] > 100
+    assert DeltaTable(pond.store).optimize.compact()["numFilesRemoved"] > 10
     check_copied(life, versions[-61::60], copied)
     pond.mount()
     check_pruned(life, versions, 100, 17)
