@@ -54,8 +54,9 @@ class Images:
         self._reader = reader
         self._files = files
         self._writable = writable
-        # What came since the saved image.
-        self._rows = self._new_files = 0
+        # The version of the saved image, as far as we know; rows committed since we last saved one.
+        self._saved = Version(0)
+        self._rows = 0
         self._saving: threading.Thread | None = None
 
     def load(self, version: Version | None) -> TableImage:
@@ -64,14 +65,13 @@ class Images:
         Raises: NoSuchVersion; StoreDamaged when a file is gone or rows make no tree.
         """
         image = self._fold(version)
-        if self._writable and version is None and self._is_due(WORTH_ROWS):
+        if self._writable and version is None and self._is_due():
             self._save_soon(image)
         return image
 
     def note(self, rows: int) -> None:
         """Count a commit of that many rows; now and then, begin to save a new image."""
         self._rows += rows
-        self._new_files += 1
         if self._rows >= MANY_ROWS:
             self._save_soon(None)
 
@@ -96,18 +96,20 @@ class Images:
     def close(self) -> None:
         """Save the newest image if that is worth it."""
         self.wait()
-        if self._writable and self._is_due(WORTH_ROWS):
+        if self._writable and self._rows and self._is_due():
             self._save(None)
 
-    def _is_due(self, rows: int) -> bool:
-        return self._rows >= rows or self._new_files >= WORTH_FILES
+    def _is_due(self) -> bool:
+        newer = [file for file in self._files() if file.max_version > self._saved]
+        rows = sum(file.row_count or 0 for file in newer)
+        return rows >= WORTH_ROWS or len(newer) >= WORTH_FILES
 
     def _fold(self, version: Version | None) -> TableImage:
         files = in_order(self._files(), version)
         saved = imagefile.load(self._store, files, version)
         base, later = saved or (None, files)
-        if version is None:
-            self._rows, self._new_files = 0, len(later)
+        if base is not None:
+            self._saved = base.version
         if base is not None and not later and version in (None, base.version):
             return base
         cache = RowCache(self._store)
@@ -116,15 +118,13 @@ class Images:
             commits = scan.table["version"].filter(pc.equal(scan.table["op"], "commit"))
             if not pc.any(pc.equal(commits, version)).as_py():
                 raise NoSuchVersion(f"there is no version {version}: see pond log")
-        else:
-            self._rows = scan.table.num_rows
-            if self._writable and base is None:
-                cache.renew(files, scan)
+        elif self._writable and base is None:
+            cache.renew(files, scan)
         return fold_rows(scan, later, self._reader, version, base)
 
     def _save_soon(self, image: TableImage | None) -> None:
         if self._saving is None or not self._saving.is_alive():
-            self._rows = self._new_files = 0
+            self._rows = 0
             self._saving = threading.Thread(target=self._save, args=(image,), name="image")
             self._saving.start()
 
@@ -134,13 +134,13 @@ class Images:
         Never fails: these are shortcuts for the next opening.
         """
         try:
-            imagefile.save(self._store, self._fold(None) if image is None else image)
+            image = self._fold(None) if image is None else image
+            imagefile.save(self._store, image)
+            self._saved = image.version
             self._renew_rows()
         except (StoreDamaged, OSError) as error:
             # Files were exchanged meanwhile, say: the next image will know the new ones.
             log.info("no new image of %s was saved: %s", self._store, error)
-        else:
-            self._rows = self._new_files = 0
 
     def _exchange(
         self,
@@ -162,7 +162,7 @@ class Images:
                     scan = read_rows(later, cache=RowCache(self._store))
                     image = fold_rows(scan, later, self._reader, None, image)
                 imagefile.save(self._store, move(image))
-                self._rows = self._new_files = 0
+                self._saved = image.version
             if sum(file.row_count or 0 for file in self._files()) <= RENEWED_ROWS:
                 self._renew_rows()
         except (StoreDamaged, OSError) as error:

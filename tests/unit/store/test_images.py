@@ -2,14 +2,17 @@
 
 import os
 import random
+import threading
 from pathlib import Path
 
 import pytest
 
 from pondfs.errors import NoSuchVersion
 from pondfs.node import NodeId, Version
-from pondfs.store import images, records
+from pondfs.store import imagefile, images, records
 from pondfs.store.delta import DeltaStore
+from pondfs.store.image import TableImage
+from pondfs.store.scan import in_order
 from tests.unit.store.histories import Walk
 from tests.unit.store.support import extent_row, file_row, make_cut, open_pond, size_row
 from tests.unit.store.test_fold_over import same_tree
@@ -145,3 +148,33 @@ def test_many_rows_are_saved_while_the_pond_is_open(
     reader = DeltaStore.open_reader(pond)
     assert reader.load_image().find_node(NodeId(1059)) is not None
     reader.close()
+
+
+def test_what_is_committed_while_one_is_saved_is_not_forgotten(
+    pond: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_pond(pond)
+    newest = store.load_image().version
+    store.close()
+    monkeypatch.setattr(images, "MANY_ROWS", 50)
+    monkeypatch.setattr(images, "WORTH_ROWS", 40)
+    store = open_pond(pond)
+    go_on = threading.Event()
+    save = imagefile.save
+
+    def slow(path: str, image: TableImage) -> None:
+        go_on.wait(60)
+        save(path, image)
+
+    monkeypatch.setattr(imagefile, "save", slow)
+    for version in (newest + 1, newest + 2):
+        rows = [file_row(version * 1000 + at, b"x", b"%d %d" % (version, at)) for at in range(60)]
+        store.commit(make_cut(version, rows))
+    go_on.set()
+    store.close()
+    reader = DeltaStore.open_reader(pond)
+    files = in_order(reader._files, None)
+    saved_image = imagefile.load(os.fspath(pond), files, None)
+    reader.close()
+    assert saved_image is not None
+    assert saved_image[0].version == newest + 2
