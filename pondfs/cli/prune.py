@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pondfs.oplog import VersionInfo
     from pondfs.store import DeltaStore
     from pondfs.store.prune import Plan
-    from pondfs.store.rewrite import Rewritten
+    from pondfs.store.request import Rewritten
 
 _PERIODS = ("hourly", "daily", "weekly", "monthly", "yearly")
 

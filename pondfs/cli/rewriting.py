@@ -15,7 +15,7 @@ from pondfs.errors import DaemonGone, DaemonRefused
 
 if TYPE_CHECKING:
     from pondfs.store import DeltaStore
-    from pondfs.store.rewrite import Rewritten
+    from pondfs.store.request import Rewritten
 
 
 @contextlib.contextmanager
@@ -63,7 +63,7 @@ def swap(
     0 while somebody reads them.
     """
     from pondfs.store.prune_swap import is_done
-    from pondfs.store.rewrite import discard
+    from pondfs.store.request import discard
 
     # Of a daemon that was asked, its no alone says that it will not put them in place: not that
     # it hung up, and not that we were interrupted. They are in use then, or strays, which go by

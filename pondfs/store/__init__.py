@@ -29,7 +29,7 @@ No trio: everything here blocks and is called from threads. In reading order:
   of some; which one a text means
 - ``delta``: `DeltaStore`, which joins them; ``scratch``: one beside the writer, for a transaction
 - ``prune_rows`` ``prune``: which rows no kept version needs; ``compact``: which files are worth
-  putting together; ``prune_files`` ``compact_files`` ``rewrite``: new files, clustered;
+  putting together; ``prune_files`` ``compact_files`` ``rewrite`` ``request``: new files, clustered;
   ``prune_swap``: one log entry that puts those in the place of the old ones; ``compact_worker``:
   the process that compacts beside a mount
 - ``faults``: named points where tests break things

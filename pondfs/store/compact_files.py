@@ -20,13 +20,12 @@ from pondfs.store.content import DataFile
 from pondfs.store.history import ints
 from pondfs.store.image import Ints
 from pondfs.store.prune import Progress
+from pondfs.store.request import COMPACT, Rewritten
 from pondfs.store.rewrite import (
     COLUMNS,
-    COMPACT,
     GROUP_ROWS,
     Group,
     Pace,
-    Rewritten,
     Rows,
     Writer,
     cluster_keys,

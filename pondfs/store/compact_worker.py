@@ -26,7 +26,7 @@ from pondfs.store.compact import make_plan
 from pondfs.store.compact_files import write_files
 from pondfs.store.lock import ReaderLock, rewriting
 from pondfs.store.prune_swap import is_done
-from pondfs.store.rewrite import discard
+from pondfs.store.request import discard
 from pondfs.store.table import POND_DIR
 
 BYTES_PER_S = 16 << 20

@@ -18,7 +18,7 @@ from pondfs.errors import NoSuchVersion, NotAPond, NotPermitted, StoreDamaged, U
 from pondfs.extent import Content, Extent
 from pondfs.node import ROOT, NodeId, Version
 from pondfs.oplog import Cut, Row, Settled, Summary, VersionInfo
-from pondfs.store import checkpoint, commit, prune_swap, rewrite, table
+from pondfs.store import checkpoint, commit, prune_swap, table
 from pondfs.store.compact import choose_small
 from pondfs.store.content import ContentReader, DataFile
 from pondfs.store.datafile import unlink_quietly, write_data_file
@@ -46,6 +46,7 @@ from pondfs.store.names import TableLives
 from pondfs.store.news import LogFeed, load_rows
 from pondfs.store.prune_swap import Swap
 from pondfs.store.publish import Publisher
+from pondfs.store.request import find_unfinished
 from pondfs.store.rowcache import RowKeeper
 from pondfs.store.rows import commit_row
 from pondfs.store.scan import read_rows
@@ -525,9 +526,9 @@ class DeltaStore:
 
     def _remove_abandoned(self) -> None:
         """Remove what a killed prune or compaction was writing, unless one is at work."""
-        if rewrite.find_unfinished(self.path):
+        if find_unfinished(self.path):
             with rewriting(os.path.join(self.path, table.POND_DIR), wait=False) as alone:
-                for path in rewrite.find_unfinished(self.path) if alone else ():
+                for path in find_unfinished(self.path) if alone else ():
                     unlink_quietly(path)
 
     def checkpoint(self, *, now: bool = False) -> bool:

@@ -13,16 +13,8 @@ import pyarrow as pa
 from pondfs.oplog import VersionInfo
 from pondfs.store.history import ints
 from pondfs.store.prune import Plan, Progress
-from pondfs.store.rewrite import (
-    COLUMNS,
-    GROUP_ROWS,
-    PRUNE,
-    ROW_BYTES,
-    Rewritten,
-    Rows,
-    Writer,
-    cut_groups,
-)
+from pondfs.store.request import PRUNE, Rewritten
+from pondfs.store.rewrite import COLUMNS, GROUP_ROWS, ROW_BYTES, Rows, Writer, cut_groups
 from pondfs.store.scan import read_rows
 
 FULL_BYTES = 64 << 20

@@ -50,7 +50,7 @@ from pondfs.store.lock import ONESELF, Owner, acting_as
 from pondfs.store.log import read_versions
 from pondfs.store.prune_files import version_facts
 from pondfs.store.publish import Publisher
-from pondfs.store.rewrite import COMPACT, PRUNE, Request, read_request
+from pondfs.store.request import COMPACT, PRUNE, Request, read_request
 from pondfs.store.table import POND_DIR, is_ours
 from pondfs.store.tags import tags_of
 

@@ -30,7 +30,8 @@ from pondfs.store.lives import load_history
 from pondfs.store.lock import rewriting
 from pondfs.store.prune import make_plan as make_prune
 from pondfs.store.prune_files import write_files as write_prune
-from pondfs.store.rewrite import GROUP_ROWS, Request, discard
+from pondfs.store.request import Request, discard
+from pondfs.store.rewrite import GROUP_ROWS
 from pondfs.vfs.base import VfsOptions
 from pondfs.vfs.compactor import Compactor
 from pondfs.vfs.past import VERSIONS

@@ -23,7 +23,6 @@ from pondfs.extent import Content
 from pondfs.node import ROOT, NodeId, Version
 from pondfs.store import delta, open_reader, prune_files, prune_swap
 from pondfs.store import prune as planning
-from pondfs.store import rewrite as rewrite_files
 from pondfs.store.changes import load_changes
 from pondfs.store.content import DataFile
 from pondfs.store.delta import DeltaStore
@@ -33,6 +32,7 @@ from pondfs.store.log import read_versions
 from pondfs.store.prune import Plan, make_plan
 from pondfs.store.prune_files import write_files
 from pondfs.store.prune_swap import is_done
+from pondfs.store.request import discard
 from pondfs.store.tags import tag_entry
 from pondfs.vfs.past import VERSIONS, PastNode
 from pondfs.vfs.swap import swap_files
@@ -729,7 +729,7 @@ def test_a_swap_that_failed_did_not_happen(path: Path, store: DeltaStore, point:
     with fault(point, "ENOSPC"), pytest.raises(OSError, match="No space"):
         store.swap_files(rewritten.request)
     assert not is_done(store.path, rewritten.files)
-    rewrite_files.discard(store.path, rewritten)
+    discard(store.path, rewritten)
     assert data_file_names(path) == committed(path)
     assert states(store) == before
     store.commit(make_cut(7, [file_row(11, b"on", b"g")]))
