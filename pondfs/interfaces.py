@@ -260,13 +260,23 @@ class Store(Protocol):
         Raises: OSError as the disk says; nothing is left behind that a reader could see.
         """
 
-    def commit(self, cut: Cut) -> Settled | None:
+    def journal(self, cut: Cut) -> None:
+        """Make *cut* durable as the next version, in no table yet: that is for the next `commit`.
+
+        Durability: on return it survives a crash: whoever opens the pond for writing then has it.
+            After an error it may, or not; `commit` it then.
+        Raises: OSError as the disk says.
+        """
+
+    def commit(self, cut: Cut, earlier: Sequence[Cut] = ()) -> Settled | None:
         """Make *cut* one Delta commit: durable on return, or not there at all.
 
-        Calling again with the same cut after an error is safe: when the first try did reach the
+        With it go *earlier* versions: all that were journaled since the last commit, in order.
+
+        Calling again with the same cuts after an error is safe: when the first try did reach the
         log, the second finds it there.
 
-        Returns: where the contents of ``cut.rows`` lie; None when no data file was needed.
+        Returns: where the contents of all their rows lie; None when no data file was needed.
         Raises: OSError as the disk says; ForeignCommit when another writer is in the way.
         """
 

@@ -172,6 +172,7 @@ def _serve(options: MountOptions, report: Report) -> int:
                 atime=not options.ro and "noatime" not in options.kernel,
                 acl=options.acl,
                 ponddir=options.ponddir,
+                journal=options.fsync == "journal",
                 version=_past_version(store, options.at),
             ),
         )

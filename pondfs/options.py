@@ -26,6 +26,8 @@ DEFAULT_COMMIT_S = 5.0
 
 PONDDIRS = ("hidden", "visible", "off")
 
+FSYNCS = ("journal", "delta")
+
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 # The mount(2) flags libfuse passes on (lib/mount.c, `mount_flags`), and the SELinux labels.
@@ -72,6 +74,7 @@ class MountOptions:
         at: show the version this means (see `pondfs.when`) instead of the newest; read-only.
         follow: keep up with what another process commits; read-only.
         compact: put small data files together while mounted.
+        fsync: what an fsync makes: a record in the ``journal``, or a ``delta`` commit.
         kernel: VFS options for libfuse as written, such as ``noexec``.
     """
 
@@ -97,6 +100,7 @@ class MountOptions:
     at: str | None = None
     follow: bool = False
     compact: bool = True
+    fsync: str = "journal"
     kernel: tuple[str, ...] = ()
 
 
@@ -298,6 +302,12 @@ def _ponddir(text: str) -> str:
     return text
 
 
+def _fsync(text: str) -> str:
+    if text not in FSYNCS:
+        raise ValueError("takes one of " + ", ".join(FSYNCS))
+    return text
+
+
 def _on_off(text: str) -> bool:
     if text not in ("on", "off"):
         raise ValueError("takes on or off")
@@ -358,6 +368,7 @@ _VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "log": ("log_level", _log_level),
     "ponddir": ("ponddir", _ponddir),
     "compact": ("compact", _on_off),
+    "fsync": ("fsync", _fsync),
     "version": ("at", _version),
     "at": ("at", _when),
 }

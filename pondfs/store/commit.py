@@ -47,8 +47,11 @@ from pondfs.store.rows import summary_facts
 _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 
 
-def entry(cut: Cut, files: Iterable[DataFile]) -> bytes:
-    """Return the log entry that makes *files* part of the table as the cut's version."""
+def entry(cut: Cut, files: Iterable[DataFile], first_version: Version | None = None) -> bytes:
+    """Return the log entry that makes *files* part of the table as the cut's version.
+
+    With *first_version* they hold the versions from that one up to the cut's.
+    """
     now_ms = time.time_ns() // 1_000_000
     # What `log` shows, so that it need not open data files; and how long the entry is.
     facts: dict[str, Any] = {
@@ -56,6 +59,9 @@ def entry(cut: Cut, files: Iterable[DataFile]) -> bytes:
         "time_ns": cut.time_ns,
         **summary_facts(cut.summary),
     }
+    if first_version is not None:
+        # What the others were about is told by their commit rows alone.
+        facts["first_version"] = first_version
     info: dict[str, Any] = {
         "timestamp": now_ms,
         "operation": "WRITE",

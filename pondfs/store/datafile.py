@@ -6,14 +6,14 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from pondfs.extent import Content
 from pondfs.node import Version, format_node_id
 from pondfs.oplog import Row
 from pondfs.store.faults import fault
 from pondfs.store.parquet import ParquetWriter, Part
-from pondfs.store.rows import Encoded, encode
+from pondfs.store.rows import Encoded, encode, renumber
 from pondfs.store.schema import STATISTICS
 
 ROW_GROUP_CONTENT_BYTES = 8 << 20
@@ -44,21 +44,43 @@ class Written:
     positions: list[int]
 
 
+class Run(NamedTuple):
+    """Rows of one version that follow each other, and the number of the first."""
+
+    version: Version
+    first_seq: int
+    rows: Sequence[Row]
+
+
 def write_data_file(store: str, version: Version, first_seq: int, rows: Sequence[Row]) -> Written:
-    """Write *rows* as a new data file in the directory *store*.
+    """Write *rows* as a new data file. See `write_runs`."""
+    return write_runs(store, [Run(version, first_seq, rows)])
+
+
+def write_runs(store: str, runs: Sequence[Run]) -> Written:
+    """Write the rows of *runs*, in order, as a new data file in the directory *store*.
 
     Durability: the file's bytes are fsynced; its directory is not.
     Raises: OSError as the disk says; the partial file is gone then.
     """
-    groups = (
-        (stop - start, encode(version, first_seq + start, rows[start:stop]))
-        for start, stop in row_groups(rows)
-    )
+    rows: Sequence[Row] = runs[0].rows
+    if len(runs) > 1:
+        rows = [row for run in runs for row in run.rows]
+        versions = [run.version for run in runs for _ in run.rows]
+        seqs = [run.first_seq + at for run in runs for at in range(len(run.rows))]
+
+    def encoded(start: int, stop: int) -> Encoded:
+        made = encode(runs[0].version, runs[0].first_seq + start, rows[start:stop])
+        if len(runs) > 1:
+            made = renumber(made, versions[start:stop], seqs[start:stop])
+        return made
+
+    groups = ((stop - start, encoded(start, stop)) for start, stop in row_groups(rows))
     name, size, positions = write_groups(store, groups)
     numbers = [i for i, row in enumerate(rows) if row.content is not None]
     contents = [row.content for row in rows if row.content is not None]
     stats = statistics(
-        [version],
+        [run.version for run in runs],
         [row.time_ns // 1000 for row in rows],
         [row.part for row in rows],
         [row.node for row in rows],

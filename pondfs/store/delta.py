@@ -18,10 +18,10 @@ from pondfs.errors import NoSuchVersion, NotAPond, NotPermitted, StoreDamaged, U
 from pondfs.extent import Content, Extent
 from pondfs.node import ROOT, NodeId, Version
 from pondfs.oplog import Cut, Row, Settled, Summary, VersionInfo
-from pondfs.store import checkpoint, commit, prune_swap, table
+from pondfs.store import checkpoint, commit, journal, prune_swap, table
 from pondfs.store.compact import choose_small
 from pondfs.store.content import ContentReader, DataFile
-from pondfs.store.datafile import unlink_quietly, write_data_file
+from pondfs.store.datafile import Run, unlink_quietly, write_runs
 from pondfs.store.deltalog import (
     LOG_DIR,
     BadHeadError,
@@ -33,6 +33,7 @@ from pondfs.store.faults import fault
 from pondfs.store.files import data_files
 from pondfs.store.image import TableImage
 from pondfs.store.images import Images
+from pondfs.store.journal import Journal
 from pondfs.store.lock import (
     ReaderLock,
     WriterLock,
@@ -78,6 +79,8 @@ class DeltaStore:
         notes: what opening found and set aside, one line each: whoever opens tells people.
         strays: names of data files that belonged to no commit when the pond was opened for
             writing: harmless leftovers of a crash, see `remove_strays`.
+        recovered: versions that opening took over from the journal of a crash, as people call
+            them; "" when there were none.
         removed_bytes: what `remove_pruned` got back in this session, at opening included.
     """
 
@@ -86,6 +89,7 @@ class DeltaStore:
         self.path = path
         self.notes = opened.notes
         self.strays: list[str] = []
+        self.recovered = ""
         self.removed_bytes = 0
         self._lock = lock
         self._owner = None if lock is None else find_owner(path)
@@ -109,6 +113,7 @@ class DeltaStore:
             path, self._reader, lambda: list(self._files), writable=lock is not None
         )
         self._use(opened.snapshot)
+        self._journal = Journal(path, self._table_id)
 
     def _use(self, snapshot: Snapshot) -> None:
         self._checkpoint = snapshot.checkpoint
@@ -118,6 +123,7 @@ class DeltaStore:
         self._version = snapshot.pond_version
         self._files = data_files(self.path, snapshot)
         self._tags = tags_of(snapshot)
+        self._table_id = str(snapshot.metadata["id"])
 
     # --- making and opening ---
 
@@ -179,6 +185,7 @@ class DeltaStore:
                 pass  # makes the file that readers lock
             new = cls(store, opened, lock)
             new.strays = table.find_strays(store, opened.snapshot)
+            new._replay()
         except BaseException:
             lock.release()
             raise
@@ -211,9 +218,10 @@ class DeltaStore:
     def stage(self, version: Version, first_seq: int, rows: Sequence[Row]) -> Settled:
         """Write rows of the coming *version* early. See `interfaces.Store.stage`."""
         self._check_writable()
-        settled = self._write(version, first_seq, rows)
+        run = Run(version, first_seq, rows)
+        settled = self._write([run])
         self._staged.add(settled.file.name)
-        self._keeper.note(settled, version, first_seq, rows)
+        self._keeper.note(settled, [run])
         fault("stage:done")
         return settled
 
@@ -223,25 +231,35 @@ class DeltaStore:
         self._keeper.forget(file)
         unlink_quietly(file.path)
 
-    def commit(self, cut: Cut) -> Settled:
+    def journal(self, cut: Cut) -> None:
+        """Make *cut* durable in the journal. See `interfaces.Store.journal`."""
+        self._check_writable()
+        self._journal.append(cut)
+
+    def commit(self, cut: Cut, earlier: Sequence[Cut] = ()) -> Settled:
         """Make *cut* one Delta commit. See `interfaces.Store.commit`.
 
         The commit row needs a data file in any case, so there always is one.
         """
         self._check_writable()
+        runs = [
+            Run(each.version, each.first_seq, [*each.rows, commit_row(each)])
+            for each in (*earlier, cut)
+        ]
 
         def write() -> Settled:
             fault("commit:data-file")
-            return self._write(cut.version, cut.first_seq, [*cut.rows, commit_row(cut)])
+            return self._write(runs)
 
         with acting_as(self._owner):
-            settled = self._publisher.publish(cut, write)
+            settled = self._publisher.publish(cut, write, earlier[0].version if earlier else None)
+        self._journal.reset()
         files: list[DataFile] = [*cut.staged, settled.file]
         self._files.extend(files)
         self._staged.difference_update(file.name for file in files)
         self._version = cut.version
-        self._keeper.note(settled, cut.version, cut.first_seq, [*cut.rows, commit_row(cut)])
-        self._images.note(cut.first_seq + len(cut.rows))
+        self._keeper.note(settled, runs)
+        self._images.note(cut.first_seq + sum(len(run.rows) for run in runs))
         return settled
 
     def put_tag(self, name: str, version: Version | None) -> None:
@@ -361,9 +379,9 @@ class DeltaStore:
         if self._lock is None:
             raise NotPermitted(f"pond {self.path} is open for reading only")
 
-    def _write(self, version: Version, first_seq: int, rows: Sequence[Row]) -> Settled:
+    def _write(self, runs: Sequence[Run]) -> Settled:
         with acting_as(self._owner):
-            written = write_data_file(self.path, version, first_seq, rows)
+            written = write_runs(self.path, runs)
         try:
             fault("commit:store-dir-fsync")
             os.fsync(self._fd)
@@ -524,6 +542,26 @@ class DeltaStore:
             log.info("removed %d data files that no commit refers to", len(removed))
             self.strays = [name for name in self.strays if name not in removed]
 
+    def _replay(self) -> None:
+        """Commit what a crash left in the journal.
+
+        Raises: OSError as the disk says: the journal is as it was then.
+        """
+        found = journal.load(self.path, self._table_id, Version(self._version))
+        if found.cuts:
+            *earlier, last = found.cuts
+            self.commit(last, earlier)
+            self.recovered = found.versions
+            log.info("%s came from the journal", found.versions)
+        if found.trouble:
+            where = journal.set_aside(self.path)
+            self.notes.append(
+                f"the journal was not whole ({found.trouble}) and was set aside as {where}; the "
+                f"pond opens at version {self._version}"
+            )
+        else:
+            journal.remove(self.path)
+
     def _remove_abandoned(self) -> None:
         """Remove what a killed prune or compaction was writing, unless one is at work."""
         if find_unfinished(self.path):
@@ -571,6 +609,7 @@ class DeltaStore:
             self._outdated.clear()
             self._remove_pruned_quietly()
         self._checkpoint_quietly()
+        self._journal.close()
         self._keeper.close()
         self._images.close()
         self._reader.close()

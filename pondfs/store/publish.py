@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pondfs.errors import ForeignCommit, StoreDamaged
+from pondfs.node import Version
 from pondfs.oplog import Cut, Settled
 from pondfs.store import commit
 from pondfs.store.content import DataFile
@@ -52,8 +53,12 @@ class Publisher:
         attempt = self._open_attempt
         return None if attempt is None else attempt.settled.file.name
 
-    def publish(self, cut: Cut, write: Callable[[], Settled]) -> Settled:
+    def publish(
+        self, cut: Cut, write: Callable[[], Settled], first_version: Version | None = None
+    ) -> Settled:
         """Make *cut* a log entry; *write* makes its last data file durable.
+
+        With *first_version* that file holds the versions from that one on as well.
 
         Durability: the commit is durable on return.
         Raises: ForeignCommit; OSError as the disk says. Calling again with the same cut is safe.
@@ -62,7 +67,7 @@ class Publisher:
         if settled is not None:
             return settled
         settled = write()
-        data = commit.entry(cut, [*cut.staged, settled.file])
+        data = commit.entry(cut, [*cut.staged, settled.file], first_version)
         try:
             while True:
                 self._open_attempt = Attempt(cut, settled, self.next_entry)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pondfs import __version__
 from pondfs.errors import StoreDamaged
 from pondfs.extent import Content
-from pondfs.node import FILE_TYPES, Version
+from pondfs.node import Version
 from pondfs.oplog import Row
 from pondfs.store.content import ContentReader, DataFile
 from pondfs.store.datafile import (
@@ -38,9 +38,9 @@ from pondfs.store.faults import fault
 from pondfs.store.history import ints, node_ids
 from pondfs.store.image import Ints
 from pondfs.store.lock import ONESELF, acting_as, find_owner
-from pondfs.store.parquet import Page
 from pondfs.store.request import MOVE, Rewritten, remove_requests
-from pondfs.store.rows import Encoded, encode
+from pondfs.store.row_tables import decode
+from pondfs.store.rows import Encoded, encode, renumber
 from pondfs.store.schema import CONTENT, SCHEMA
 from pondfs.store.table import POND_DIR, fsync_path
 
@@ -54,8 +54,6 @@ COLUMNS = tuple(name for name in SCHEMA.names if name != CONTENT)
 
 _OPEN_FILES = 256
 _MAPPED_BYTES, _MOVES_AT_ONCE = 32 << 20, 1 << 13
-_KINDS = {name: kind for kind, name in FILE_TYPES.items()}
-_ATTRS = ("mode", "uid", "gid", "nlink", "rdev", "size", "atime_ns", "mtime_ns", "ctime_ns")
 
 Pace = Callable[[int], None]
 """Is told of bytes about to be written, and takes the time that these shall take."""
@@ -241,7 +239,7 @@ class Writer:
         table = rows.table.slice(group.start, group.stop - group.start)
         new: list[Row] = []
         for record, file, row, position, length in zip(
-            _records(table),
+            decode(table),
             rows.file[part].tolist(),
             rows.row[part].tolist(),
             rows.position[part].tolist(),
@@ -254,14 +252,8 @@ class Writer:
             else:
                 record = record._replace(offset=None)
             new.append(record)
-        pages, places = encode(Version(0), 0, new)
         versions, seqs = ints(table, "version"), ints(table, "seq")
-        low, high = (
-            int(v).to_bytes(8, "little", signed=True) for v in (min(versions), max(versions))
-        )
-        pages[SCHEMA.get_field_index("version")] = Page([versions.tobytes()], 0, low, high)
-        pages[SCHEMA.get_field_index("seq")] = Page([seqs.astype("i4").tobytes()])
-        return Encoded(pages, places)
+        return renumber(encode(Version(0), 0, new), versions.tolist(), seqs.tolist())
 
     def _read(self, file: DataFile, row: int, position: int, length: int) -> Content:
         old = Content.stored(file, row, length)
@@ -345,32 +337,6 @@ def _is_full(size: int, group: Group, goal: float) -> bool:
     if not size or not goal:
         return False
     return size + group.size > 1.25 * goal or (group.begins and size + group.size / 2 > goal)
-
-
-def _records(table: pa.Table) -> Iterator[Row]:
-    """Yield the rows without their content."""
-    columns = {name: table[name] for name in table.column_names}
-    times = columns.pop("timestamp").cast(pa.int64())
-    lists = {name: column.to_pylist() for name, column in columns.items()}
-    attrs = list(zip(*(lists[name] for name in _ATTRS), strict=True))
-    parts, nodes = node_ids(table, "part_id").tolist(), node_ids(table, "node_id").tolist()
-    for at, time_us in enumerate(times.to_pylist()):
-        raw, name = lists["name_bytes"][at], lists["name"][at]
-        attr = attrs[at]
-        has_attr = attr[0] is not None
-        yield Row(
-            lists["op"][at],
-            time_us * 1000,
-            parts[at],
-            nodes[at],
-            _KINDS[lists["file_type"][at]],
-            raw if raw is not None else None if name is None else name.encode(),
-            lists["removed"][at],
-            attr if has_attr else None,
-            lists["valid_below"][at],
-            lists["metadata"][at],
-            lists["offset"][at],
-        )
 
 
 def check_pages(file: DataFile) -> None:

@@ -23,10 +23,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pondfs.entry import encode_name
-from pondfs.node import Version, format_node_id
-from pondfs.oplog import Row, Settled
+from pondfs.oplog import Settled
 from pondfs.store.content import DataFile
+from pondfs.store.datafile import Run
 from pondfs.store.records import (
     TROUBLE,
     BadRecordError,
@@ -37,6 +36,7 @@ from pondfs.store.records import (
     replace,
     write_record,
 )
+from pondfs.store.row_tables import record_of
 from pondfs.store.scan import FOLD_COLUMNS, Scan
 from pondfs.store.schema import SCHEMA
 from pondfs.store.table import POND_DIR
@@ -67,7 +67,6 @@ MOST_RECORDS = 16
 """More are made one at the next opening; each costs a reader 0.1 ms."""
 
 _MOST_NOTED_ROWS = 1000  # in one file; reading such a file costs little for what it holds
-_NO_ATTR = (None,) * 9
 _BATCH_ROWS = 1 << 16
 
 _KIND = Kind(b"pondrows", 2)
@@ -188,24 +187,17 @@ class RowKeeper:
         self._files: dict[str, tuple[int, list[tuple[object, ...]]]] = {}
         self._rows = 0
 
-    def note(self, settled: Settled, version: Version, first_seq: int, rows: Sequence[Row]) -> None:
-        """Take down *rows*, now durable in a data file; now and then, write what was noted."""
-        if len(rows) > _MOST_NOTED_ROWS:
+    def note(self, settled: Settled, runs: Sequence[Run]) -> None:
+        """Take down rows, now durable in a data file; now and then, write what was noted."""
+        if sum(len(run.rows) for run in runs) > _MOST_NOTED_ROWS:
             return
         positions = dict(zip(settled.row_numbers, settled.positions, strict=True))
         noted: list[tuple[object, ...]] = []
-        for at, row in enumerate(rows):
-            # Not the content itself: it holds its bytes until the committer has settled it.
-            length = None if row.content is None else row.content.length
-            noted.append(
-                (
-                    version, first_seq + at, row.time_ns // 1000, row.op,
-                    format_node_id(row.part), format_node_id(row.node),
-                    *((None, None) if row.name is None else encode_name(row.name)),
-                    row.removed, *(row.attr or _NO_ATTR), row.valid_below, row.metadata,
-                    None if length is None else row.offset, length, positions.get(at, -1),
-                )
-            )  # fmt: skip
+        at = 0
+        for run in runs:
+            for seq, row in enumerate(run.rows, run.first_seq):
+                noted.append((*record_of(run.version, seq, row), positions.get(at, -1)))
+                at += 1
         self._files[settled.file.name] = (settled.file.size, noted)
         self._rows += len(noted)
         if len(self._files) >= NOTED_FILES or self._rows >= NOTED_ROWS:

@@ -29,6 +29,7 @@ _SUMMARY_FIELDS = [field.name for field in fields(Summary)]
 _PREFIX_BYTES = 4
 _HEX_PREFIX = (16).to_bytes(_PREFIX_BYTES, "little")
 _PREFIXES = [length.to_bytes(_PREFIX_BYTES, "little") for length in range(256)]
+_VERSION_AT, _SEQ_AT = 0, 1
 _FIELDS = [itemgetter(at) for at in range(len(Row._fields))]
 _NO_CONTENT = bytes(_PREFIX_BYTES)
 
@@ -89,6 +90,16 @@ def encode(version: Version, first_seq: int, rows: Sequence[Row]) -> Encoded:
     pages["name"], pages["name_bytes"] = _names(names)
     pages.update(_attributes(attrs))
     return Encoded([pages[column.name] for column in COLUMNS], places)
+
+
+def renumber(encoded: Encoded, versions: Sequence[int], seqs: Sequence[int]) -> Encoded:
+    """Return the same rows with a version and a number each of their own."""
+    pages = list(encoded.pages)
+    pages[_VERSION_AT] = Page(
+        [array("q", versions).tobytes()], 0, _int64(min(versions)), _int64(max(versions))
+    )
+    pages[_SEQ_AT] = Page([array("i", seqs).tobytes()])
+    return Encoded(pages, encoded.places)
 
 
 def _int64(number: int) -> bytes:

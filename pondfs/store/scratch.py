@@ -1,6 +1,7 @@
 """A pond as a transaction sees it: one version, and what is changed in files nobody refers to."""
 
 import os
+from collections.abc import Sequence
 
 from pondfs.errors import NotPermitted
 from pondfs.oplog import Cut, Settled
@@ -26,12 +27,12 @@ class ScratchStore(DeltaStore):
         self._owner = find_owner(path)
         self.taken: tuple[list[str], str] | None = None
 
-    def commit(self, cut: Cut) -> Settled:
+    def commit(self, cut: Cut, earlier: Sequence[Cut] = ()) -> Settled:
         """Write what is left of *cut*. It is no version; see `taken`.
 
         Raises: NotPermitted when that was done already.
         """
-        if self.taken is not None:
+        if self.taken is not None or earlier:
             raise NotPermitted("a transaction is committed once")
         settled = self.stage(cut.version, cut.first_seq, [*cut.rows, commit_row(cut)])
         names = [*(file.name for file in cut.staged), settled.file.name]

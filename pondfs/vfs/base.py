@@ -46,6 +46,7 @@ class VfsOptions:
         acl: POSIX ACLs decide with the mode.
         ponddir: how `.pond/` is shown: ``hidden`` (reachable, not listed), ``visible`` or ``off``.
         version: show this version instead of the newest; only read-only.
+        journal: what an fsync asks for is made durable in the journal, until the next commit.
     """
 
     read_only: bool = False
@@ -55,6 +56,7 @@ class VfsOptions:
     acl: bool = False
     ponddir: str = "hidden"
     version: Version | None = None
+    journal: bool = False
 
 
 @dataclass(slots=True)
@@ -95,7 +97,7 @@ class VfsBase:
         self.pending = Pending(self.nodes)
         self.committer = Committer(
             store, self.pending, self.nodes.image.version, options.commit_s,
-            options.max_pending_bytes,
+            options.max_pending_bytes, journal=options.journal,
         )  # fmt: skip
         # Paths on which other filesystems are mounted inside this one; set by the mount.
         self.mounted_below: Callable[[], list[tuple[bytes, ...]]] = list

@@ -189,17 +189,17 @@ class Files(Attributes):
         return length
 
     async def fsync(self, node_id: NodeId) -> None:
-        """Make everything applied so far durable: one commit, shared by all who wait.
+        """Make everything applied so far durable: one version, shared by all who wait.
 
         A nameless file has nothing that could survive, so its fsync is done at once.
 
-        Durability: on return the version is on disk (Delta commit, fsynced).
+        Durability: on return the version is on disk: in the journal, or in a Delta commit.
         Raises: CommitFailed with the disk's errno.
         """
         node = self.nodes.live.get(node_id)
         if node is not None and not node.nlink and not stat.S_ISDIR(node.mode):
             return
-        await self.committer.commit()
+        await self.committer.commit(publish=False)
 
     def take_room(self, length: int) -> None:
         """Count *length* bytes that are about to be accepted. Raises: FileError ENOSPC."""

@@ -169,6 +169,7 @@ class Past:
         """
         number = (node_id & ~_HANDLE) >> _PLACE_BITS
         if is_history(node_id):
+            await self._committer.publish()
             await self.history.ready(NodeId(node_id))
         elif node_id == TAGS:
             self._take_permissions(self._nodes.get(TAGS))
@@ -280,6 +281,7 @@ class Past:
         if node_id == STATUS:
             text = json.dumps(self._describe(), indent=2) + "\n"
         else:
+            await self._committer.publish()
             text = _log_text(await offload.run(self._store.list_versions))
         data = text.encode()
         self._handles += 1
@@ -366,6 +368,8 @@ class Past:
         return image
 
     async def _load_versions(self) -> None:
+        # What is journaled is in no table yet, and is a version all the same.
+        await self._committer.publish()
         while self._versions is None:
             async with self._loading:
                 if self._versions is None:

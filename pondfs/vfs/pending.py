@@ -39,7 +39,8 @@ class Pending:
         orphans: nameless open nodes with bytes in memory.
         accessed: nodes whose atime alone moved; they ride along with the next cut.
         bytes: content in memory that no cut or stage has taken.
-        inflight: content that one has taken and that is not yet on disk.
+        inflight: content that one has taken and that is in no data file yet.
+        journaled_bytes: what of that is on disk all the same, in the journal.
         since: trio time of the oldest change; None when there is nothing to commit.
         staged: data files written early for the coming version, and the nodes they are about.
         unstaged: rows of a stage that failed; the next cut has them first.
@@ -53,6 +54,7 @@ class Pending:
         self.on_first_change: Callable[[], None] = lambda: None
         self.bytes = 0
         self.inflight = 0
+        self.journaled_bytes = 0
         self._dead_bytes = 0
         self.since: float | None = None
         self.nodes: dict[NodeId, Node] = {}
@@ -243,7 +245,7 @@ class Pending:
         cut = Cut(version, time_ns, rows, summary, self.next_seq, [s.file for s, _ in self.staged])
         self._reset()
         # `_unstaged` rows were in flight already; counting all of this cut's afresh is exact.
-        self.inflight = taken
+        self.inflight = self.journaled_bytes + taken
         self.bytes = sum(c.length for node in self.orphans.values() for c in node.fresh if c.live)
         return cut
 
@@ -343,7 +345,7 @@ class Pending:
         return {
             "pending_nodes": len(self.nodes) + len(self.removed),
             "pending_entries": len(self.entries),
-            "pending_bytes": self.bytes + self.inflight,
+            "pending_bytes": self.bytes + self.inflight - self.journaled_bytes,
             "pending_age_s": None if self.since is None else trio.current_time() - self.since,
         }
 

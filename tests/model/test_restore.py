@@ -8,7 +8,7 @@ import errno
 import os
 import random
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -268,10 +268,10 @@ def test_a_commit_that_fails_is_told_and_nothing_is_lost(life: Life) -> None:
             before = await snapshot(life.vfs)
             commit = life.store.commit
 
-            def fail(cut: Cut) -> Settled:
+            def fail(cut: Cut, earlier: Sequence[Cut] = ()) -> Settled:
                 if cut.summary.message.startswith("restore"):
                     raise OSError(errno.EIO, os.strerror(errno.EIO))
-                return commit(cut)
+                return commit(cut, earlier)
 
             life.store.commit = fail  # type: ignore[method-assign]
             failed = False
