@@ -46,6 +46,7 @@ def handlers(vfs: "Vfs", options: MountOptions) -> dict[str, Handler]:
     return {
         "status": asked.status,
         "commit": asked.commit,
+        "publish": asked.publish,
         "log": asked.log,
         "tags": asked.tags,
         "resolve": asked.resolve,
@@ -86,8 +87,14 @@ class _Requests:
             "duration_ms": last.duration_ms,
         }
 
+    async def publish(self, request: Message) -> Message:
+        """Have the table hold every version there is: those that are only journaled, too."""
+        await self._vfs.committer.publish()
+        return {"version": self._vfs.committer.published}
+
     async def log(self, request: Message) -> Message:
         """List the newest ``limit`` versions, newest first; all when it is null."""
+        await self._vfs.committer.publish()
         from pondfs.store.log import read_versions
         from pondfs.vfs import offload
 
@@ -228,6 +235,7 @@ class _Requests:
         from pondfs.vfs import offload
 
         past = self._vfs.past
+        await self._vfs.committer.publish()
         old = Version(_number(request, "old"))
         if request.get("light") and not await self._is_light():
             return {"new": request.get("new"), "changes": None}
@@ -293,6 +301,7 @@ class _Requests:
             or (operation.source is not None and _is_below(operation.source, top))
         ]
         if caller.uid:
+            await self._vfs.committer.publish()
             # As the newest version lets that user see it; what is in a new directory is not told.
             image = await self._vfs.past.image(self._vfs.committer.published)
             rights = self._rights(caller, image)
@@ -342,6 +351,7 @@ class _Requests:
         from pondfs.vfs import offload
 
         caller = self._caller(request)
+        await self._vfs.committer.publish()
         if caller.uid and not await self._may_know(caller, path):
             raise NotPermitted(f"'/{_shown(path)}' is in a directory you may not read")
         return await offload.run(ask, self._options.store, path)

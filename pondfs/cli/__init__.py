@@ -10,7 +10,8 @@
 - ``globs``: wildcards in paths; ``changing``: a pond to change, mounted or not, and its commit;
   ``targets`` ``host`` ``copy_in`` ``copy_out`` ``tally``: where copies go, and making them
 - ``mount_pond`` ``umount_pond``: the mount helpers
-- ``show`` ``sync``: the oplog's rows; durable now; ``ls_pending``: what ``ls --pending`` marks
+- ``show`` ``sync`` ``recover``: the oplog's rows; durable now; what a crash left;
+  ``ls_pending``: what ``ls --pending`` marks
 - ``query``: SQL; ``query_text`` ``query_run``: its statements, and running them; ``query_prompt``
   ``query_worker``: the prompt, and the process that works for it
 - ``criteria``: what ``find`` looks for; ``completion``: of commands in a shell
@@ -63,6 +64,7 @@ SECTIONS = {
         "status": "Show what is pending and what the daemon does.",
         "commit": "Make what is pending a version.",
         "sync": "Make everything durable, as sync(1) does.",
+        "recover": "Bring what a crash left in the journal into the table.",
         "prune": "Forget versions and free the space only they used.",
         "compact": "Put many small data files together.",
         "umount": "Unmount a pond; return when everything is durable.",

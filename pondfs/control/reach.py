@@ -7,6 +7,7 @@ functions, because that takes longer than most commands.
 """
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from pondfs.change import Change, Event
     from pondfs.node import Version
     from pondfs.oplog import VersionInfo
+
+
+log = logging.getLogger("pondfs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +113,14 @@ def _lock_socket(store: Path) -> Path | None:
 def require_pond(store: Path) -> None:
     """Refuse a place that holds no pond, before anything heavy is imported.
 
+    Whoever reads the store after this finds every version in the table that was acknowledged until
+    now: a daemon that has some in its journal only is asked to commit them.
+
     Raises: NotAPond, NotPermitted.
     """
     try:
         os.stat(store / "_delta_log")
+        _publish_journal(store)
     except PermissionError:
         raise NotPermitted(f"{store} is not readable: ask as its owner or as root") from None
     except OSError:
@@ -121,6 +129,30 @@ def require_pond(store: Path) -> None:
         raise NotAPond(
             f"there is no pond at {store}: 'pond init {store}' makes one, --pond names another"
         ) from None
+
+
+def _publish_journal(store: Path) -> None:
+    """Have versions that are in the journal committed; say so when nobody is there to do it."""
+    if not os.path.exists(store / "_pond" / "journal"):
+        return
+    socket = _lock_socket(store)
+    if socket is not None:
+        try:
+            with Client(socket) as client:
+                client.call("publish")
+                return
+        except DaemonGone:
+            pass  # it died, and left the journal
+        except (NotPermitted, DaemonRefused):
+            return
+    from pondfs.store.journal import find_waiting
+
+    waiting = find_waiting(os.fspath(store))
+    if waiting:
+        log.warning(
+            "only the journal that a crash left has %s: mount it, or 'pond recover --pond %s'",
+            waiting, store,
+        )  # fmt: skip
 
 
 def _require_directory() -> None:

@@ -79,8 +79,7 @@ class DeltaStore:
         notes: what opening found and set aside, one line each: whoever opens tells people.
         strays: names of data files that belonged to no commit when the pond was opened for
             writing: harmless leftovers of a crash, see `remove_strays`.
-        recovered: versions that opening took over from the journal of a crash, as people call
-            them; "" when there were none.
+        recovered: versions that opening took over from the journal of a crash.
         removed_bytes: what `remove_pruned` got back in this session, at opening included.
     """
 
@@ -89,7 +88,7 @@ class DeltaStore:
         self.path = path
         self.notes = opened.notes
         self.strays: list[str] = []
-        self.recovered = ""
+        self.recovered: list[Version] = []
         self.removed_bytes = 0
         self._lock = lock
         self._owner = None if lock is None else find_owner(path)
@@ -126,6 +125,11 @@ class DeltaStore:
         self._table_id = str(snapshot.metadata["id"])
 
     # --- making and opening ---
+
+    @property
+    def version(self) -> Version:
+        """The newest version in the table."""
+        return Version(self._version)
 
     @staticmethod
     def is_pond(path: str | os.PathLike[str]) -> bool:
@@ -551,7 +555,7 @@ class DeltaStore:
         if found.cuts:
             *earlier, last = found.cuts
             self.commit(last, earlier)
-            self.recovered = found.versions
+            self.recovered = [cut.version for cut in found.cuts]
             log.info("%s came from the journal", found.versions)
         if found.trouble:
             where = journal.set_aside(self.path)

@@ -40,7 +40,7 @@ from pondfs.store.row_tables import decode, record_of
 from pondfs.store.rows import commit_row
 from pondfs.store.scan import FOLD_COLUMNS
 from pondfs.store.schema import CONTENT, SCHEMA
-from pondfs.store.table import POND_DIR, SET_ASIDE_DIR, fsync_path
+from pondfs.store.table import POND_DIR, SET_ASIDE_DIR, fsync_path, open_table
 
 _MAGIC = b"pondjrn1"
 _HEADER = struct.Struct("<8s16sQII")  # magic, table, version, bytes of the batch, checksum
@@ -136,7 +136,9 @@ class Found:
 
     @property
     def versions(self) -> str:
-        """How people call them: ``version 7``, ``versions 7 to 9``."""
+        """How people call them: ``version 7``, ``versions 7 to 9``; "" for none."""
+        if not self.cuts:
+            return ""
         first, last = self.cuts[0].version, self.cuts[-1].version
         return f"version {first}" if first == last else f"versions {first} to {last}"
 
@@ -174,6 +176,15 @@ def load(store: str, table_id: str, after: Version) -> Found:
     if lost:
         return Found(cuts, f"version {newest + 1} is damaged, and so {max(lost)} is not readable")
     return Found(cuts)
+
+
+def find_waiting(store: str) -> str:
+    """Return how people call the versions that only the journal of *store* has; "" for none.
+
+    Raises: NotAPond, StoreDamaged, OSError.
+    """
+    snapshot = open_table(store, writable=False).snapshot
+    return load(store, snapshot.metadata["id"], Version(snapshot.pond_version)).versions
 
 
 def set_aside(store: str) -> str:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pondfs.errors import StoreDamaged
 from pondfs.extent import Content
@@ -48,8 +49,17 @@ version with more rows is folded: that happens in a thread, and costs no Python 
 
 
 class _Entry(NamedTuple):
-    """A log entry that only adds: one version, or nothing that concerns the tree."""
+    """A log entry that only adds: one version, several, or nothing that concerns the tree.
 
+    Attributes:
+        first_version: the first of them; 0 when it adds nothing.
+        version: the last.
+        time_ns: when that was cut.
+        files: their data files.
+        rows: how many those have.
+    """
+
+    first_version: Version
     version: Version
     time_ns: int
     files: list[DataFile]
@@ -170,7 +180,7 @@ class LogFeed:
         if change.removes:
             return None
         if not change.adds and APP_ID not in change.txns:
-            return _Entry(Version(0), 0, [], 0)
+            return _Entry(Version(0), Version(0), 0, [], 0)
         if APP_ID not in change.txns or "time_ns" not in facts:
             return None
         rows = sum(
@@ -178,6 +188,7 @@ class LogFeed:
             for add in change.adds.values()
         )
         return _Entry(
+            Version(facts.get("first_version", change.pond_version)),
             Version(change.pond_version),
             facts["time_ns"],
             data_files(self._store, change),
@@ -188,11 +199,25 @@ class LogFeed:
         if not files:
             return []
         rows = load_rows(files, self._reader)
+        times_ns = {entry.version: entry.time_ns for entry in found}
+        if any(entry.first_version < entry.version for entry in found):
+            # Of all but the last of an entry, the commit rows tell.
+            times_ns = _load_times(files) | times_ns
         return [
-            NewVersion(entry.version, entry.time_ns, rows.get(entry.version, []))
+            NewVersion(Version(version), times_ns[Version(version)], rows.get(version, []))
             for entry in found
             if entry.version
+            for version in range(entry.first_version, entry.version + 1)
         ]
+
+
+def _load_times(files: list[DataFile]) -> dict[Version, int]:
+    """Return when each version with a commit row in *files* was cut, nanoseconds since 1970."""
+    table = read_rows(files, ("version", "timestamp", "op")).table
+    table = table.filter(pc.equal(table["op"], "commit"))
+    times_us = table["timestamp"].cast(pa.int64()).to_pylist()
+    versions = table["version"].to_pylist()
+    return {Version(v): time * 1000 for v, time in zip(versions, times_us, strict=True)}
 
 
 def load_rows(files: list[DataFile], reader: ContentReader) -> dict[int, list[Row]]:
