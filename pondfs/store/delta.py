@@ -7,7 +7,6 @@ import resource
 import stat
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Self
 
 import pyarrow as pa
@@ -29,8 +28,8 @@ from pondfs.store.image import TableImage
 from pondfs.store.images import Images
 from pondfs.store.leftovers import Handles, Leftovers
 from pondfs.store.lock import ReaderLock, WriterLock, acting_as, find_owner, no_readers
-from pondfs.store.log import read_versions
-from pondfs.store.logkeeper import LogKeeper
+from pondfs.store.log import has_version, read_versions
+from pondfs.store.logkeeper import LogFigures, LogKeeper
 from pondfs.store.names import TableLives
 from pondfs.store.news import LogFeed
 from pondfs.store.prune_swap import Swap
@@ -85,7 +84,7 @@ class DeltaStore:
         )
         self._use(opened.snapshot)
         self._log_keeper = LogKeeper(
-            path, self._log_dir, self._publisher, opened.snapshot, self._owner
+            path, self._log_dir, self._log_fd, self._publisher, opened.snapshot, self._owner
         )
         handles = Handles(
             path, self._fd, self._log_fd, self._owner, self._reader, self._images, self._publisher
@@ -237,9 +236,7 @@ class DeltaStore:
     def _has_version(self, version: Version) -> bool:
         if version == self._version:
             return True
-        # The log from its end: no more versions are newer than there are numbers.
-        newest = read_versions(Path(self.path), max(0, self._version - version) + 1)
-        return any(info.version == version for info in newest)
+        return has_version(self.path, version)
 
     def swap_files(self, request: str) -> Swap:
         """Do what a prepared prune asks for. See `interfaces.Store.swap_files`."""
@@ -359,7 +356,7 @@ class DeltaStore:
 
     def list_versions(self) -> list[VersionInfo]:
         """Return all versions, newest first."""
-        return read_versions(Path(self.path), None)
+        return read_versions(self.path)
 
     def check_loose(self, files: Sequence[str]) -> None:
         """Refuse what is no data file without a version. See `interfaces.Store.check_loose`."""
@@ -416,12 +413,34 @@ class DeltaStore:
         self._check_writable()
         return self._leftovers.remove_strays(min_age_s)
 
+    def has_old_strays(self) -> bool:
+        """Return whether there are strays that may go. See `interfaces.Store`."""
+        return self._leftovers.has_old_strays()
+
+    def remove_old_strays(self) -> list[str]:
+        """Remove them. See `interfaces.Store.remove_old_strays`."""
+        self._check_writable()
+        return self._leftovers.remove_old_strays()
+
     def _known_files(self) -> set[str]:
         """Return the names of data files that are in a version, or are about to be."""
         known = self._staged | {file.name for file in self._files}
         if self._publisher.undecided_file is not None:
             known.add(self._publisher.undecided_file)
         return known
+
+    def has_long_log(self) -> bool:
+        """Return whether `keep_log` has something to do. See `interfaces.Store`."""
+        return self._lock is not None and self._log_keeper.is_due()
+
+    def keep_log(self) -> None:
+        """Keep the log short. See `interfaces.Store.keep_log`."""
+        self._check_writable()
+        self._log_keeper.keep()
+
+    def log_figures(self) -> LogFigures:
+        """Return how long the log is. Looks at nothing on the disk."""
+        return self._log_keeper.figures()
 
     def checkpoint(self, *, now: bool = False) -> bool:
         """Write a Delta checkpoint if enough log entries follow the last one, or *now*.
@@ -439,7 +458,7 @@ class DeltaStore:
             return
         if self._lock is not None:
             self._leftovers.close()
-            self._log_keeper.checkpoint_quietly()
+            self._log_keeper.keep()
         self._keeper.close()
         self._images.close()
         self._reader.close()

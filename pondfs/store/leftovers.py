@@ -10,7 +10,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 
 from pondfs.errors import StoreDamaged, UsageError
@@ -31,6 +31,10 @@ log = logging.getLogger("pondfs.store")
 
 STRAY_AGE_S = 24 * 3600.0
 """Leftovers of a crash are removed at this age: time enough for whoever wants to look at them."""
+
+SEEN_S = 1800.0
+"""For so long at least it has been seen that nothing refers to them. By a clock that nobody sets:
+where a computer without one learns what day it is, a file just written is of 1970."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,8 @@ class Leftovers:
         self._pond = os.path.join(handles.path, table.POND_DIR)
         self._keeper = keeper
         self._known = known
+        # Monotonic time at which each file in no version was first seen, in this session.
+        self._seen: dict[str, float] = {}
         # When the next of the files that we took out of the table may go.
         self._removable_s = math.inf
 
@@ -86,7 +92,8 @@ class Leftovers:
 
     def clear_away(self, snapshot: Snapshot) -> None:
         """Do what a crash kept from being done. At opening."""
-        self._sweep()
+        if self.strays:
+            self._sweep()
         self._remove_abandoned()
         self._finish_prune(snapshot)
 
@@ -171,37 +178,66 @@ class Leftovers:
 
     # --- strays ---
 
-    def remove_strays(self, min_age_s: float) -> list[str]:
+    def has_old_strays(self) -> bool:
+        """Return whether `remove_old_strays` may find something. Beside commits."""
+        path = self._has.path
+        found = {name for name in os.listdir(path) if table.is_ours(name)}
+        now = time.monotonic()
+        in_no_version = found - self._known() - self.outdated
+        self._seen = {name: self._seen.get(name, now) for name in in_no_version}
+        return any(
+            now - seen_s >= SEEN_S and table.old_enough(path, name, STRAY_AGE_S)
+            for name, seen_s in self._seen.items()
+        )
+
+    def remove_old_strays(self) -> list[str]:
+        """Remove strays that `has_old_strays` has seen for long. Between commits.
+
+        Returns: their names.
+        """
+        before = time.monotonic() - SEEN_S
+        return self._sweep({name for name, seen_s in self._seen.items() if seen_s <= before})
+
+    def remove_strays(self, min_age_s: float, among: Set[str] | None = None) -> list[str]:
         """Remove data files of ours that nothing refers to and that are at least *min_age_s* old.
+
+        Not while a prune or a compaction is being prepared or put in place, nor while others read:
+        a transaction beside the mount has files that are in no version yet.
 
         Returns: their names. Only the writer may: it alone knows what it is about to commit.
         """
-        # The log may know more than we do: another program's appended files are no strays.
-        snapshot = read_snapshot(self._log_dir)
-        mine = self._known()
         removed = []
-        for name in table.find_strays(self._has.path, snapshot):
-            if (
-                name not in mine
-                and table.is_ours(name)
-                and table.old_enough(self._has.path, name, min_age_s)
-            ):
-                os.unlink(os.path.join(self._has.path, name))
-                removed.append(name)
+        with rewriting(self._pond, wait=False) as alone, no_readers(self._pond) as unread:
+            if not alone or not unread:
+                return []
+            # The log may know more than we do: another program's appended files are no strays.
+            snapshot = read_snapshot(self._log_dir)
+            mine = self._known() | self.outdated
+            for name in table.find_strays(self._has.path, snapshot):
+                if (
+                    name not in mine
+                    and (among is None or name in among)
+                    and table.is_ours(name)
+                    and table.old_enough(self._has.path, name, min_age_s)
+                ):
+                    fault("stray:unlink")
+                    os.unlink(os.path.join(self._has.path, name))
+                    removed.append(name)
         return removed
 
-    def _sweep(self) -> None:
+    def _sweep(self, among: Set[str] | None = None) -> list[str]:
         """Remove old strays, unless something was set aside and they may be part of that."""
-        if not self.strays or table.has_set_aside(self._has.path):
-            return
+        if table.has_set_aside(self._has.path):
+            return []
         try:
-            removed = self.remove_strays(STRAY_AGE_S)
-        except OSError as error:
+            removed = self.remove_strays(STRAY_AGE_S, among)
+        except (OSError, StoreDamaged, BadHeadError) as error:
             log.warning("leftovers of a crash stay in %s: %s", self._has.path, error)
-            return
+            return []
         if removed:
             log.info("removed %d data files that no commit refers to", len(removed))
             self.strays = [name for name in self.strays if name not in removed]
+        return removed
 
     def _remove_abandoned(self) -> None:
         """Remove what a killed prune or compaction was writing, unless one is at work."""
