@@ -38,5 +38,5 @@ def resolve_version(
         return resolve(text, versions[:count], times_ns[:count], now_ns, tags)
     if (up_to is None or when <= up_to) and has_version(store, when):
         return when
-    # It says so: no version is 0.
-    return resolve(text, [Version(0)], [0], now_ns, tags)
+    # It says so of a pond that has another one only.
+    return resolve(text, [Version(when + 1)], [0], now_ns, tags)
