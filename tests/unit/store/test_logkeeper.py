@@ -388,6 +388,24 @@ def test_a_torn_newest_entry_is_set_aside_as_ever(path: Path, store: DeltaStore)
     check_all(path, 60)
 
 
+def test_a_damaged_checkpoint_of_an_entry_that_is_set_aside_goes_with_it(
+    path: Path, store: DeltaStore
+) -> None:
+    """Else it would seem to be one of the entry that gets the number next."""
+    commit(store, 2, 40, keep=False)
+    store.checkpoint(now=True)
+    store.close()
+    assert in_log(path)[1] == [40]
+    spoil(path, 40)
+    log_entry(path, 40).write_bytes(b"")
+    again = open_pond(path)
+    assert len(again.notes) == 1
+    commit(again, 40, 41, keep=False)
+    again.close()
+    assert 40 not in in_log(path)[1]
+    check_all(path, 41)
+
+
 def test_a_failure_is_told_and_tried_again_later(
     path: Path, store: DeltaStore, caplog: pytest.LogCaptureFixture
 ) -> None:
