@@ -296,6 +296,28 @@ class Store(Protocol):
     def has_many_files(self) -> bool:
         """Return whether so many small data files are worth a compaction. Cheap."""
 
+    def has_long_log(self) -> bool:
+        """Return whether `keep_log` has something to do. Cheap: looks at no disk."""
+
+    def keep_log(self) -> None:
+        """Write a checkpoint of the log if it is time, and remove entries nobody needs any more.
+
+        May run beside everything else; costs some 10 ms at most, and more only at the first time.
+        Never fails: it is tried again later.
+        """
+
+    def has_old_strays(self) -> bool:
+        """Return whether there are data files in no version that nobody needs any more.
+
+        May run beside everything else. Those that it saw the first time do not count yet.
+        """
+
+    def remove_old_strays(self) -> list[str]:
+        """Remove these files; comes between commits.
+
+        Returns: their names; those that can't be removed stay.
+        """
+
     def hold(self, content: Content) -> None:
         """Keep the data file of a stored *content* readable for as long as anybody has it."""
 

@@ -251,6 +251,7 @@ async def _run(
     from pondfs.status import status
     from pondfs.vfs.compactor import Compactor
     from pondfs.vfs.follow import Follower
+    from pondfs.vfs.upkeep import Upkeep
 
     saved = False
 
@@ -265,6 +266,8 @@ async def _run(
             nursery.start_soon(Follower(vfs).run)
         if options.compact and not options.ro:
             nursery.start_soon(Compactor(vfs, options.store).run)
+        if not options.ro:
+            nursery.start_soon(Upkeep(vfs).run)
         await nursery.start(
             lambda task_status: server.serve(
                 socket,

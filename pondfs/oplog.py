@@ -8,7 +8,7 @@ import getpass
 import os
 import platform
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from pondfs.extent import Content
@@ -16,6 +16,8 @@ from pondfs.node import Version
 
 AttrRow = tuple[int, int, int, int, int, int, int, int, int]
 """mode, uid, gid, nlink, rdev, size, atime_ns, mtime_ns, ctime_ns (the order of `node.Attr`)."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Row(NamedTuple):
@@ -161,3 +163,19 @@ class VersionInfo:
 def info_of(record: dict[str, Any]) -> VersionInfo:
     """Return the version a `VersionInfo.record` tells of."""
     return VersionInfo(**{**record, "timestamp": datetime.fromisoformat(record["timestamp"])})
+
+
+def info_from_facts(version: int, time_us: int, facts: dict[str, Any]) -> VersionInfo:
+    """Return a version as the log shows it, from what an entry or a commit row says of it."""
+    return VersionInfo(
+        version=Version(version),
+        timestamp=_EPOCH + timedelta(microseconds=time_us),
+        message=facts.get("message", ""),
+        user=facts.get("user", ""),
+        host=facts.get("host", ""),
+        operations=facts.get("operations", 0),
+        nodes_created=facts.get("nodes_created", 0),
+        nodes_changed=facts.get("nodes_changed", 0),
+        nodes_removed=facts.get("nodes_removed", 0),
+        bytes_added=facts.get("bytes_added", 0),
+    )

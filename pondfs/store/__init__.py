@@ -27,6 +27,7 @@ No trio: everything here blocks and is called from threads. In reading order:
 - ``news``: what another process committed
 - ``files`` ``log`` ``tags`` ``resolve``: handles of data files; the list of versions; names
   of some; which one a text means
+- ``leftovers``: data files that are in no version; ``logkeeper``: keeping the log short
 - ``delta``: `DeltaStore`, which joins them; ``scratch``: one beside the writer, for a transaction
 - ``prune_rows`` ``prune``: which rows no kept version needs; ``compact``: which files are worth
   putting together; ``prune_files`` ``compact_files`` ``rewrite`` ``request``: new files, clustered;

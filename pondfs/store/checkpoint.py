@@ -4,8 +4,7 @@ Written here and not by delta-rs, which needs 2.4 s and several hundred MB for 5
 this needs 30 ms, syncs nothing, and would have to be read back in any case. Classic single-file
 checkpoints only, which every Delta reader knows.
 
-No log entry is ever removed here, so a checkpoint is a cache: when it is damaged, it can be
-deleted.
+When they are written, and which log entries go after them, is `logkeeper`'s to say.
 
 Source: Delta protocol, "Checkpoints", "Last Checkpoint File".
 """
@@ -14,11 +13,13 @@ import json
 import logging
 import os
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pondfs.errors import StoreDamaged
 from pondfs.store.datafile import unlink_quietly
 from pondfs.store.deltalog import Snapshot, checkpoint_name, read_checkpoint
 from pondfs.store.faults import fault
@@ -26,6 +27,9 @@ from pondfs.store.table import fsync_path
 from pondfs.store.tags import is_taken_off
 
 log = logging.getLogger("pondfs.store")
+
+LAST_CHECKPOINT = "_last_checkpoint"
+"""Names the newest checkpoint, so that readers need not look for it."""
 
 ENTRIES_BETWEEN = 100
 """Log entries after the last checkpoint that are worth a new one: reading them takes 2 ms here
@@ -75,16 +79,12 @@ _SCHEMA = pa.schema(
 _KNOWN = {kind: {f.name for f in _SCHEMA.field(kind).type} for kind in _SCHEMA.names}
 
 
-def is_due(snapshot: Snapshot) -> bool:
-    """Return whether enough entries follow the last checkpoint."""
-    return snapshot.version - snapshot.checkpoint > ENTRIES_BETWEEN
-
-
 def write_checkpoint(log_dir: str, snapshot: Snapshot) -> bool:
     """Write the checkpoint of *snapshot*; False when it holds what we could not carry over.
 
     Durability: the checkpoint, then ``_last_checkpoint``, each whole or not there.
-    Raises: OSError as the disk says; the log is as it was then.
+    Raises: OSError as the disk says, StoreDamaged when what was written can't be read back; the
+        log is as it was then.
     """
     actions = _actions(snapshot)
     if actions is None:
@@ -98,25 +98,35 @@ def write_checkpoint(log_dir: str, snapshot: Snapshot) -> bool:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", store_schema=False)
     data = sink.getvalue()
-    # Read back before anybody else can: a checkpoint is believed over the entries it covers.
-    written = read_checkpoint(pa.BufferReader(data), name)
-    if (written.adds.keys(), written.pond_version, written.metadata.get("schemaString")) != (
-        snapshot.adds.keys(),
-        snapshot.pond_version,
-        snapshot.metadata.get("schemaString"),
-    ):
-        log.error("checkpoint %s did not read back as it was written; not kept", name)
-        return False
-    _put_file(log_dir, name, data)
+
+    def check(path: str) -> None:
+        """Read it back before anybody else can: it is believed over the entries it covers."""
+        if not _is_same(read_checkpoint(path, name), snapshot):
+            raise StoreDamaged(f"checkpoint {name} did not read back as it was written")
+
+    _put_file(log_dir, name, data, check)
     last = {
         "version": snapshot.version,
         "size": len(actions),
         "sizeInBytes": len(data),
         "numOfAddFiles": len(snapshot.adds),
     }
-    _put_file(log_dir, "_last_checkpoint", json.dumps(last).encode())
+    fault("checkpoint:named")
+    _put_file(log_dir, LAST_CHECKPOINT, json.dumps(last).encode())
     snapshot.checkpoint = snapshot.version
     return True
+
+
+def _is_same(written: Snapshot, snapshot: Snapshot) -> bool:
+    """Return whether a checkpoint says what *snapshot* does, as far as anything depends on it."""
+    return (
+        written.adds.keys() == snapshot.adds.keys()
+        and written.removes.keys() == snapshot.removes.keys()
+        and {app: txn["version"] for app, txn in written.txns.items()}
+        == {app: t["version"] for app, t in snapshot.txns.items() if not is_taken_off(t)}
+        and written.metadata.get("schemaString") == snapshot.metadata.get("schemaString")
+        and written.metadata.get("configuration") == snapshot.metadata.get("configuration")
+    )
 
 
 def _actions(snapshot: Snapshot) -> list[tuple[str, dict[str, Any]]] | None:
@@ -150,8 +160,10 @@ def _maps(body: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _put_file(log_dir: str, name: str, data: Any) -> None:
-    """Write a file whole under its name, replacing what was there."""
+def _put_file(
+    log_dir: str, name: str, data: Any, check: Callable[[str], None] = lambda path: None
+) -> None:
+    """Write a file whole under its name, replacing what was there; *check* sees it before."""
     # Readers take no name with a leading dot for theirs; opening sweeps it up after a crash.
     temporary = os.path.join(log_dir, f".{name}.{uuid.uuid4()}.tmp")
     try:
@@ -159,6 +171,7 @@ def _put_file(log_dir: str, name: str, data: Any) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        check(temporary)
         fault("checkpoint:rename")
         os.rename(temporary, os.path.join(log_dir, name))
     except BaseException:

@@ -2,52 +2,39 @@
 
 import ctypes
 import logging
-import math
 import os
 import resource
 import stat
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pondfs.errors import NoSuchVersion, NotAPond, NotPermitted, StoreDamaged, UsageError
+from pondfs.errors import NoSuchVersion, NotAPond, NotPermitted, StoreDamaged
 from pondfs.extent import Content, Extent
 from pondfs.node import ROOT, NodeId, Version
 from pondfs.oplog import Cut, Row, Settled, Summary, VersionInfo
-from pondfs.store import checkpoint, commit, journal, prune_swap, table
+from pondfs.store import commit, journal, prune_swap, table
 from pondfs.store.compact import choose_small
 from pondfs.store.content import ContentReader, DataFile
 from pondfs.store.datafile import Run, unlink_quietly, write_runs
-from pondfs.store.deltalog import (
-    LOG_DIR,
-    BadHeadError,
-    Snapshot,
-    read_snapshot,
-)
+from pondfs.store.deltalog import LOG_DIR, Snapshot, read_snapshot
 from pondfs.store.equality import same_bytes
 from pondfs.store.faults import fault
 from pondfs.store.files import data_files
 from pondfs.store.image import TableImage
 from pondfs.store.images import Images
 from pondfs.store.journal import Journal
-from pondfs.store.lock import (
-    ReaderLock,
-    WriterLock,
-    acting_as,
-    find_owner,
-    no_readers,
-    rewriting,
-)
-from pondfs.store.log import read_versions
+from pondfs.store.leftovers import Handles, Leftovers
+from pondfs.store.lock import ReaderLock, WriterLock, acting_as, find_owner, no_readers
+from pondfs.store.log import has_version, read_versions
+from pondfs.store.logkeeper import LogFigures, LogKeeper
 from pondfs.store.names import TableLives
-from pondfs.store.news import LogFeed, load_rows
+from pondfs.store.news import LogFeed
 from pondfs.store.prune_swap import Swap
 from pondfs.store.publish import Publisher
-from pondfs.store.request import find_unfinished
 from pondfs.store.rowcache import RowKeeper
 from pondfs.store.rows import commit_row
 from pondfs.store.scan import read_rows
@@ -62,9 +49,6 @@ _IO_THREADS = 2
 _MOST_OPEN_FILES = 8192
 """Data files kept open for reading, at most and if half the process's limit allows."""
 
-STRAY_AGE_S = 24 * 3600.0
-"""Leftovers of a crash are removed at this age: time enough for whoever wants to look at them."""
-
 _MANY_NODES = 50_000
 """From here on a fold leaves so much behind that returning it to the system is worth 50 ms."""
 
@@ -77,19 +61,14 @@ class DeltaStore:
     Attributes:
         path: the store's directory.
         notes: what opening found and set aside, one line each: whoever opens tells people.
-        strays: names of data files that belonged to no commit when the pond was opened for
-            writing: harmless leftovers of a crash, see `remove_strays`.
         recovered: versions that opening took over from the journal of a crash.
-        removed_bytes: what `remove_pruned` got back in this session, at opening included.
     """
 
     def __init__(self, path: str, opened: table.Opened, lock: WriterLock | None) -> None:
         pa.set_io_thread_count(_IO_THREADS)
         self.path = path
         self.notes = opened.notes
-        self.strays: list[str] = []
         self.recovered: list[Version] = []
-        self.removed_bytes = 0
         self._lock = lock
         self._owner = None if lock is None else find_owner(path)
         self._log_dir = os.path.join(path, LOG_DIR)
@@ -102,20 +81,21 @@ class DeltaStore:
         self._reading: ReaderLock | None = None
         # How often files were swapped: what was folded meanwhile is folded again.
         self._swaps = 0
-        # When the next of the files that we took out of the table may go.
-        self._removable_s = math.inf
-        # Files we may still read that the table has no more: what we folded before a compaction
-        # leads there, or they could not be held.
-        self._outdated: set[str] = set()
         self._keeper = RowKeeper(path)
         self._images = Images(
             path, self._reader, lambda: list(self._files), writable=lock is not None
         )
         self._use(opened.snapshot)
         self._journal = Journal(path, self._table_id)
+        self._log_keeper = LogKeeper(
+            path, self._log_dir, self._log_fd, self._publisher, opened.snapshot, self._owner
+        )
+        handles = Handles(
+            path, self._fd, self._log_fd, self._owner, self._reader, self._images, self._publisher
+        )
+        self._leftovers = Leftovers(handles, self._log_keeper, self._known_files)
 
     def _use(self, snapshot: Snapshot) -> None:
-        self._checkpoint = snapshot.checkpoint
         self._publisher = Publisher(
             self._log_dir, self._log_fd, snapshot.version + 1, snapshot.metadata["schemaString"]
         )
@@ -188,16 +168,14 @@ class DeltaStore:
             with no_readers(pond):
                 pass  # makes the file that readers lock
             new = cls(store, opened, lock)
-            new.strays = table.find_strays(store, opened.snapshot)
+            new._leftovers.look(opened.snapshot)
             new._replay()
         except BaseException:
             lock.release()
             raise
-        new._sweep()
-        new._remove_abandoned()
-        new._finish_prune(opened.snapshot)
+        new._leftovers.clear_away(opened.snapshot)
         # Many entries without a checkpoint: the last process did not get to its `close`.
-        new._checkpoint_quietly()
+        new._log_keeper.checkpoint_quietly()
         return new
 
     @classmethod
@@ -280,9 +258,7 @@ class DeltaStore:
     def _has_version(self, version: Version) -> bool:
         if version == self._version:
             return True
-        # The log from its end: no more versions are newer than there are numbers.
-        newest = read_versions(Path(self.path), max(0, self._version - version) + 1)
-        return any(info.version == version for info in newest)
+        return has_version(self.path, version)
 
     def swap_files(self, request: str) -> Swap:
         """Do what a prepared prune asks for. See `interfaces.Store.swap_files`."""
@@ -293,9 +269,8 @@ class DeltaStore:
         old = self._files
         before = {file.name for file in old} - swap.removed.keys()
         self._files = swap.move_files(old)
-        self._outdated.update(before - {file.name for file in self._files})
         self._swaps += 1
-        self._removable_s = 0.0
+        self._leftovers.note_swap(before - {file.name for file in self._files})
         self._images.exchange(old, swap.move_image)
         return swap
 
@@ -311,7 +286,7 @@ class DeltaStore:
         try:
             content.file.hold()
         except OSError:
-            self._outdated.add(content.file.name)
+            self._leftovers.outdated.add(content.file.name)
             raise
 
     def remove_pruned(self, *, now: bool = False) -> int:
@@ -320,64 +295,7 @@ class DeltaStore:
         Costs nothing when there is nothing left over, and little while somebody reads.
         """
         self._check_writable()
-        if self._removable_s == math.inf or (self._removable_s > time.time() and not now):
-            return 0
-        with no_readers(os.path.join(self.path, table.POND_DIR)) as alone:
-            if not alone:
-                return 0
-        snapshot = read_snapshot(self._log_dir)
-        limit_s = math.inf if now else time.time()
-        left_over = prune_swap.left_over(snapshot)
-        found = [
-            name for name, when_s in left_over.items()
-            if when_s <= limit_s and name not in self._outdated
-        ]  # fmt: skip
-        if found and not prune_swap.is_append_only(snapshot):
-            return 0
-        next_s = min((s for s in left_over.values() if s > limit_s), default=math.inf)
-        if not found:
-            self._removable_s = next_s
-            return 0
-        prune_swap.check_whole(self.path, snapshot)
-        self._images.wait()  # it reads them
-        self._reader.forget(set(found))
-        # The entry that says they are gone must not be lost after they are.
-        os.fsync(self._log_fd)
-        freed = 0
-        with no_readers(os.path.join(self.path, table.POND_DIR)) as alone:
-            if not alone:
-                return 0
-            for name in found:
-                fault("prune:unlink")
-                try:
-                    size = os.stat(name, dir_fd=self._fd).st_size
-                    os.unlink(name, dir_fd=self._fd)
-                except FileNotFoundError:
-                    continue
-                freed += size
-                self.removed_bytes += size
-        self._removable_s = next_s
-        fault("prune:removed")
-        # The entry of a prune is long, and the list of what it removed has no more use.
-        self._checkpoint_quietly(now=True)
-        return freed
-
-    def _finish_prune(self, snapshot: Snapshot) -> None:
-        """Do what a crash kept a prune from doing."""
-        try:
-            if not prune_swap.is_append_only(snapshot):
-                with acting_as(self._owner):
-                    self._publisher.publish_entry(prune_swap.append_only_entry(snapshot.metadata))
-        except OSError as error:
-            log.warning("delta.appendOnly of %s is not restored yet: %s", self.path, error)
-        self._removable_s = min(prune_swap.left_over(snapshot).values(), default=math.inf)
-        self._remove_pruned_quietly()
-
-    def _remove_pruned_quietly(self) -> None:
-        try:
-            self.remove_pruned()
-        except (OSError, StoreDamaged, BadHeadError) as error:
-            log.warning("pruned files stay in %s: %s", self.path, error)
+        return self._leftovers.remove_pruned(now=now)
 
     def _check_writable(self) -> None:
         if self._lock is None:
@@ -460,32 +378,20 @@ class DeltaStore:
 
     def list_versions(self) -> list[VersionInfo]:
         """Return all versions, newest first."""
-        return read_versions(Path(self.path), None)
+        return read_versions(self.path)
 
     def check_loose(self, files: Sequence[str]) -> None:
         """Refuse what is no data file without a version. See `interfaces.Store.check_loose`."""
         self._check_writable()
-        # The log may know more than we do.
-        known = read_snapshot(self._log_dir)
-        mine = {file.name for file in self._files} | self._staged | self._outdated
-        for name in files:
-            is_ours = table.is_ours(name) and os.path.isfile(os.path.join(self.path, name))
-            if not is_ours or name in mine or name in known.adds or name in known.removes:
-                raise UsageError(f"'{name}' is no data file that is in no version")
+        self._leftovers.check_loose(files)
 
     def load_loose(self, files: Sequence[str]) -> list[Row]:
         """Return the rows in *files*. See `interfaces.Store.load_loose`."""
-        opened = [
-            DataFile(self.path, name, os.stat(os.path.join(self.path, name)).st_size, "", 0)
-            for name in files
-        ]
-        return [row for rows in load_rows(opened, self._reader).values() for row in rows]
+        return self._leftovers.load_loose(files)
 
     def remove_loose(self, files: Sequence[str]) -> None:
         """Remove *files*. See `interfaces.Store.remove_loose`."""
-        self._reader.forget(set(files))
-        for name in files:
-            unlink_quietly(os.path.join(self.path, name))
+        self._leftovers.remove_loose(files)
 
     def read(self, content: Content, skip: int, target: memoryview) -> None:
         """Fill *target* with bytes of a stored *content* from *skip*."""
@@ -511,40 +417,43 @@ class DeltaStore:
 
     # --- the rest ---
 
+    @property
+    def strays(self) -> list[str]:
+        """Data files that belonged to no commit at opening. See `Leftovers.strays`."""
+        return self._leftovers.strays
+
+    @property
+    def removed_bytes(self) -> int:
+        """What `remove_pruned` got back in this session, at opening included."""
+        return self._leftovers.removed_bytes
+
     def remove_strays(self, min_age_s: float) -> list[str]:
         """Remove data files of ours that nothing refers to and that are at least *min_age_s* old.
 
         Returns: their names. Only the writer may: it alone knows what it is about to commit.
         """
         self._check_writable()
-        # The log may know more than we do: another program's appended files are no strays.
-        snapshot = read_snapshot(self._log_dir)
-        mine = self._staged | {file.name for file in self._files}
-        if self._publisher.undecided_file is not None:
-            mine.add(self._publisher.undecided_file)
-        removed = []
-        for name in table.find_strays(self.path, snapshot):
-            if (
-                name not in mine
-                and table.is_ours(name)
-                and table.old_enough(self.path, name, min_age_s)
-            ):
-                os.unlink(os.path.join(self.path, name))
-                removed.append(name)
-        return removed
+        return self._leftovers.remove_strays(min_age_s)
 
-    def _sweep(self) -> None:
-        """Remove old strays, unless something was set aside and they may be part of that."""
-        if not self.strays or table.has_set_aside(self.path):
-            return
-        try:
-            removed = self.remove_strays(STRAY_AGE_S)
-        except OSError as error:
-            log.warning("leftovers of a crash stay in %s: %s", self.path, error)
-            return
-        if removed:
-            log.info("removed %d data files that no commit refers to", len(removed))
-            self.strays = [name for name in self.strays if name not in removed]
+    def has_old_strays(self) -> bool:
+        """Return whether there are strays that may go. See `interfaces.Store`."""
+        return self._leftovers.has_old_strays()
+
+    def remove_old_strays(self) -> list[str]:
+        """Remove them. See `interfaces.Store.remove_old_strays`."""
+        self._check_writable()
+        return self._leftovers.remove_old_strays()
+
+    def _known_files(self) -> set[str]:
+        """Return the names of data files that are in a version, or are about to be."""
+        known = self._staged | {file.name for file in self._files}
+        if self._publisher.undecided_file is not None:
+            known.add(self._publisher.undecided_file)
+        return known
+
+    def has_long_log(self) -> bool:
+        """Return whether `keep_log` has something to do. See `interfaces.Store`."""
+        return self._lock is not None and self._log_keeper.is_due()
 
     def _replay(self) -> None:
         """Commit what a crash left in the journal.
@@ -566,39 +475,21 @@ class DeltaStore:
         else:
             journal.remove(self.path)
 
-    def _remove_abandoned(self) -> None:
-        """Remove what a killed prune or compaction was writing, unless one is at work."""
-        if find_unfinished(self.path):
-            with rewriting(os.path.join(self.path, table.POND_DIR), wait=False) as alone:
-                for path in find_unfinished(self.path) if alone else ():
-                    unlink_quietly(path)
+    def keep_log(self) -> None:
+        """Keep the log short. See `interfaces.Store.keep_log`."""
+        self._check_writable()
+        self._log_keeper.keep()
+
+    def log_figures(self) -> LogFigures:
+        """Return how long the log is. Looks at nothing on the disk."""
+        return self._log_keeper.figures()
 
     def checkpoint(self, *, now: bool = False) -> bool:
         """Write a Delta checkpoint if enough log entries follow the last one, or *now*.
 
         Raises: OSError; the table is as it was then.
         """
-        entries = self._publisher.next_entry - 1 - self._checkpoint
-        if self._lock is None or (entries <= checkpoint.ENTRIES_BETWEEN and not now):
-            return False
-        snapshot = read_snapshot(self._log_dir)
-        if not checkpoint.is_due(snapshot) and not now:
-            return False
-        for name in prune_swap.left_over(snapshot):
-            if not os.path.lexists(os.path.join(self.path, name)):
-                # Nothing a vacuum could still have to remove.
-                del snapshot.removes[name]
-        with acting_as(self._owner):
-            done = checkpoint.write_checkpoint(self._log_dir, snapshot)
-        self._checkpoint = snapshot.checkpoint
-        return done
-
-    def _checkpoint_quietly(self, *, now: bool = False) -> None:
-        try:
-            self.checkpoint(now=now)
-        except (OSError, StoreDamaged, BadHeadError) as error:
-            # Only a shortcut for the next opening is missing.
-            log.warning("no checkpoint of %s: %s", self.path, error)
+        return self._lock is not None and self._log_keeper.checkpoint(now=now)
 
     def close(self) -> None:
         """Write a checkpoint if it is time, let go of files and of the writer lock.
@@ -608,11 +499,8 @@ class DeltaStore:
         if self._fd < 0:
             return
         if self._lock is not None:
-            if self._outdated:
-                self._removable_s = 0.0
-            self._outdated.clear()
-            self._remove_pruned_quietly()
-        self._checkpoint_quietly()
+            self._leftovers.close()
+            self._log_keeper.keep()
         self._journal.close()
         self._keeper.close()
         self._images.close()

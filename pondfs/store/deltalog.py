@@ -32,6 +32,7 @@ Action = dict[str, Any]
 _ENTRY = re.compile(r"^(\d{20})\.json$")
 _CHECKPOINT = re.compile(r"^(\d{20})\.checkpoint\.parquet$")
 _OTHER_CHECKPOINT = re.compile(r"^\d{20}\.checkpoint\..+\.parquet$|^\d{20}\.checkpoint\..+\.json$")
+_LOOKS = 3
 _READER_VERSION = 1
 _WRITER_VERSION = 2
 
@@ -53,6 +54,8 @@ class Snapshot:
         metadata: the metaData action.
         unknown: kinds of actions we have no use for and would lose in a checkpoint.
         removes: remove actions seen, by name; foreign vacuums want them in checkpoints.
+        oldest: the oldest log entry there is.
+        damaged: newer checkpoints than the one this began with, which could not be read.
     """
 
     version: int = -1
@@ -63,6 +66,8 @@ class Snapshot:
     metadata: Action = field(default_factory=dict)
     unknown: set[str] = field(default_factory=set)
     removes: dict[str, Action] = field(default_factory=dict)
+    oldest: int = 0
+    damaged: list[int] = field(default_factory=list)
 
     @property
     def pond_version(self) -> int:
@@ -174,6 +179,59 @@ def read_snapshot(log_dir: str, up_to: int | None = None) -> Snapshot:
     Raises: NotAPond without a log; BadHeadError when only the newest entry is bad (the one a crash
         can leave); StoreDamaged when an older one is bad or missing.
     """
+    for _ in range(_LOOKS):
+        try:
+            return _read_snapshot(log_dir, up_to)
+        except _ChangedError:
+            # Cleaned up under our eyes; or a list made while entries came, which may lack some.
+            continue
+    raise StoreDamaged(_missing(log_dir, up_to))
+
+
+class _ChangedError(Exception):
+    """A file of the log that was in its list is not there, or the list has a gap."""
+
+
+def _read_snapshot(log_dir: str, up_to: int | None) -> Snapshot:
+    entries, checkpoints = _list_up_to(log_dir, up_to)
+    snapshot = Snapshot()
+    damaged: list[int] = []
+    try:
+        for version in reversed(checkpoints):
+            name = checkpoint_name(version)
+            try:
+                snapshot = read_checkpoint(os.path.join(log_dir, name), name)
+                break
+            except StoreDamaged as error:
+                # The one before it and the entries since then say the same.
+                log.warning("%s in %s: reading on without it", error, log_dir)
+                damaged.append(version)
+        snapshot.damaged = damaged
+        snapshot.oldest = entries[0] if entries else snapshot.version
+        for version in entries:
+            if version <= snapshot.version:
+                continue
+            if version != snapshot.version + 1:
+                raise _ChangedError
+            try:
+                actions = read_entry(log_dir, version)
+            except BadEntryError as error:
+                if version == entries[-1]:
+                    raise BadHeadError(version, str(error)) from None
+                raise StoreDamaged(
+                    f"log entry {entry_name(version)} in {log_dir} is damaged ({error}) and newer "
+                    "ones follow: restore it from a backup"
+                ) from None
+            snapshot.apply(version, actions)
+    except FileNotFoundError:
+        raise _ChangedError from None
+    if snapshot.version < max([0, *damaged]):
+        # Else the pond would open in a state it was in once, as if nothing had come after.
+        raise _ChangedError
+    return snapshot
+
+
+def _list_up_to(log_dir: str, up_to: int | None) -> tuple[list[int], list[int]]:
     try:
         entries, checkpoints = list_log(log_dir)
     except (FileNotFoundError, NotADirectoryError):
@@ -183,35 +241,30 @@ def read_snapshot(log_dir: str, up_to: int | None = None) -> Snapshot:
         checkpoints = [version for version in checkpoints if version <= up_to]
     if not entries and not checkpoints:
         raise NotAPond(f"{os.path.dirname(log_dir)} is no pond (its {LOG_DIR} is empty)")
-    snapshot = Snapshot()
+    return entries, checkpoints
+
+
+def _missing(log_dir: str, up_to: int | None) -> str:
+    """Say what a log lacks that has a gap, however often one looks."""
+    entries, checkpoints = _list_up_to(log_dir, up_to)
+    damaged: list[str] = []
+    at = -1
     for version in reversed(checkpoints):
+        name = checkpoint_name(version)
         try:
-            snapshot = read_checkpoint(
-                os.path.join(log_dir, checkpoint_name(version)), checkpoint_name(version)
-            )
+            at = read_checkpoint(os.path.join(log_dir, name), name).version
             break
-        except StoreDamaged as error:
-            # A cache: the entries it covers are still there, or the gap shows below.
-            log.warning("%s in %s: delete it; reading on without it", error, log_dir)
-    for version in entries:
-        if version <= snapshot.version:
-            continue
-        if version != snapshot.version + 1:
-            raise StoreDamaged(
-                f"log entry {entry_name(snapshot.version + 1)} in {log_dir} is missing: "
-                "restore it from a backup"
-            )
-        try:
-            actions = read_entry(log_dir, version)
-        except BadEntryError as error:
-            if version == entries[-1]:
-                raise BadHeadError(version, str(error)) from None
-            raise StoreDamaged(
-                f"log entry {entry_name(version)} in {log_dir} is damaged ({error}) and newer ones "
-                "follow: restore it from a backup"
-            ) from None
-        snapshot.apply(version, actions)
-    return snapshot
+        except (StoreDamaged, FileNotFoundError):
+            damaged.append(name)
+    later = [version for version in entries if version > at]
+    gap = next((v for v, version in enumerate(later, at + 1) if v != version), at + 1 + len(later))
+    if gap == 0 and damaged:
+        # Entries that checkpoints cover are removed in time.
+        return (
+            f"no checkpoint in {log_dir} can be read ({', '.join(damaged)}), and the log entries "
+            "before it are gone: restore one of them from a backup"
+        )
+    return f"log entry {entry_name(gap)} in {log_dir} is missing: restore it from a backup"
 
 
 class BadHeadError(Exception):

@@ -1,14 +1,15 @@
-"""The log of versions: who, when, why and how much."""
+"""The log of versions: who, when, why and how much.
 
-import json
+The commit rows in the data files are what tells. Log entries say the same of the newest versions,
+those with one version each at least, and cost a small file each and no Arrow: a shortcut, as far as
+they go.
+"""
+
 import os
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
 
+from pondfs.errors import NotAPond
 from pondfs.node import Version
-from pondfs.oplog import VersionInfo
+from pondfs.oplog import VersionInfo, info_from_facts
 from pondfs.store.deltalog import (
     APP_ID,
     FACTS,
@@ -18,120 +19,99 @@ from pondfs.store.deltalog import (
     list_log,
     read_entry,
 )
-from pondfs.store.table import open_table
 
-_COLUMNS = ("version", "timestamp", "op", "metadata")
-_BATCH_FILES = 256
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_ANY = Version(1 << 62)
+
+MOST_ENTRIES = 1000
+"""Log entries read at most (50 us each): from there on rows are cheaper. More are there only in a
+pond that was written by a pondfs which never removed any."""
 
 
-def read_versions(store: Path, limit: int | None = None) -> list[VersionInfo]:
+def read_versions(store: str | os.PathLike[str], limit: int | None = None) -> list[VersionInfo]:
     """Return the newest *limit* versions (None: all), newest first. Needs no lock.
-
-    Log entries carry all there is to say, so the newest versions cost a small file each and no
-    Arrow. Where entries have been cleaned up (or written by somebody else) the commit rows in the
-    data files are asked.
 
     Raises: NotAPond; StoreDamaged.
     """
     path = os.fspath(store)
-    log_dir = os.path.join(path, LOG_DIR)
+    versions, rest = _from_entries(path, limit)
+    if rest is None:
+        return versions[:limit]
+    from pondfs.store.commitrows import CommitRows
+
+    left = None if limit is None else limit - len(versions)
+    return versions + CommitRows(path, last=rest).newest(left)
+
+
+def _from_entries(store: str, limit: int | None) -> tuple[list[VersionInfo], Version | None]:
+    """Return the newest versions as entries tell of them, and the newest version they leave out.
+
+    The latter is None when that is none, or there are *limit*.
+    """
+    log_dir = os.path.join(store, LOG_DIR)
     try:
         entries, _ = list_log(log_dir)
     except (FileNotFoundError, NotADirectoryError):
-        entries = []
+        raise NotAPond(f"{store} is no pond (it has no {LOG_DIR})") from None
     versions: list[VersionInfo] = []
-    for number in reversed(entries):
+    newest = _ANY
+    for number in entries[: -MOST_ENTRIES - 1 : -1]:
         if limit is not None and len(versions) >= limit:
-            return versions
+            return versions, None
         try:
             actions = read_entry(log_dir, number)
         except BadEntryError:
             continue  # a commit that did not happen; or damage, which opening reports
-        pruned = _from_prune(actions)
-        if pruned is not None:
+        except FileNotFoundError:
+            break  # old ones are removed in time, and with it all before it
+        facts = actions[0].get("commitInfo", {}).get(FACTS) or {}
+        if facts.get("kind") == "prune":
             # It lists all that were left; what is before it tells of versions that are gone.
-            return [*versions, *pruned][:limit]
-        info = _from_entry(actions)
-        if info is not None:
-            versions.append(info)
-    if versions and versions[-1].version == 1:
-        return versions
-    return _from_rows(path, limit)
+            return [*versions, *_from_prune(facts)], None
+        last = _version_of(actions)
+        if last is None:
+            continue
+        if facts.get("first_version", last) != last or "time_ns" not in facts:
+            # Several versions: of these only the rows tell.
+            return versions, last
+        versions.append(info_from_facts(last, facts["time_ns"] // 1000, facts))
+        newest = Version(last - 1)
+    if limit is not None and len(versions) >= limit:
+        return versions, None
+    return versions, newest or None
 
 
-def _from_entry(actions: list[Action]) -> VersionInfo | None:
-    """Return the version this entry made; None when it is none of ours."""
-    facts = actions[0].get("commitInfo", {}).get(FACTS)
-    mine = any(action.get("txn", {}).get("appId") == APP_ID for action in actions)
-    if not facts or not mine:
-        return None
-    when = _EPOCH + timedelta(microseconds=facts["time_ns"] // 1000)
-    return _info(facts["version"], when, facts)
+def _version_of(actions: list[Action]) -> Version | None:
+    """Return the (last) version this entry made; None when it is none of ours."""
+    for action in actions:
+        txn = action.get("txn", {})
+        if txn.get("appId") == APP_ID:
+            return Version(int(txn["version"]))
+    return None
 
 
-def _from_prune(actions: list[Action]) -> list[VersionInfo] | None:
-    """Return the versions that a prune left, newest first; None when this is no prune."""
-    facts = actions[0].get("commitInfo", {}).get(FACTS)
-    if not facts or facts.get("kind") != "prune":
-        return None
+def _from_prune(facts: Action) -> list[VersionInfo]:
+    """Return the versions that a prune left, newest first."""
     return [
-        _info(kept["version"], _EPOCH + timedelta(microseconds=kept["time_ns"] // 1000), kept)
+        info_from_facts(kept["version"], kept["time_ns"] // 1000, kept)
         for kept in reversed(facts["versions"])
     ]
 
 
-def _info(version: int, when: datetime, facts: dict[str, Any]) -> VersionInfo:
-    return VersionInfo(
-        version=Version(version),
-        timestamp=when,
-        message=facts.get("message", ""),
-        user=facts.get("user", ""),
-        host=facts.get("host", ""),
-        operations=facts.get("operations", 0),
-        nodes_created=facts.get("nodes_created", 0),
-        nodes_changed=facts.get("nodes_changed", 0),
-        nodes_removed=facts.get("nodes_removed", 0),
-        bytes_added=facts.get("bytes_added", 0),
-    )
+def read_times(store: str | os.PathLike[str]) -> tuple[list[Version], list[int]]:
+    """Return all versions, oldest first, and when each was committed, ns since 1970 UTC.
+
+    Raises: as `read_versions`.
+    """
+    from pondfs.store.commitrows import CommitRows
+
+    return CommitRows(os.fspath(store)).times()
 
 
-def _from_rows(store: str, limit: int | None) -> list[VersionInfo]:
-    """Return the versions by their commit rows, reading as few of the newest files as it takes."""
-    from pondfs.store.files import data_files
-    from pondfs.store.rowcache import RowCache
+def has_version(store: str | os.PathLike[str], version: Version) -> bool:
+    """Return whether there is such a version. Costs the same, however many there are.
 
-    opened = open_table(store, writable=False)
-    files = sorted(data_files(store, opened.snapshot), key=lambda f: f.max_version, reverse=True)
-    cache = RowCache(store)
-    versions: list[VersionInfo] = []
-    at = 0
-    while at < len(files):
-        if limit is not None and len(versions) >= limit:
-            # Files stand in the order of their newest version: once that is older than the oldest
-            # we would show, nothing further can matter.
-            versions.sort(key=lambda info: info.version, reverse=True)
-            if files[at].max_version < versions[limit - 1].version:
-                break
-        take = _BATCH_FILES if limit is None else min(_BATCH_FILES, max(1, limit - len(versions)))
-        versions.extend(_read_rows(files[at : at + take], cache))
-        at += take
-    versions.sort(key=lambda info: info.version, reverse=True)
-    return versions[:limit]
+    Raises: as `read_versions`.
+    """
+    from pondfs.store.commitrows import CommitRows
 
-
-def _read_rows(files: list[Any], cache: Any) -> Iterator[VersionInfo]:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    from pondfs.store.scan import read_rows
-
-    table = read_rows(files, _COLUMNS, cache).table
-    table = table.filter(pc.equal(table["op"], "commit"))
-    for version, time_us, text in zip(
-        table["version"].to_pylist(),
-        table["timestamp"].cast(pa.int64()).to_pylist(),
-        table["metadata"].to_pylist(),
-        strict=True,
-    ):
-        yield _info(version, _EPOCH + timedelta(microseconds=time_us), json.loads(text or "{}"))
+    return bool(CommitRows(os.fspath(store), version, version).newest(1))

@@ -113,7 +113,7 @@ def make_plan(
     Raises: NoSuchVersion; UsageError when another prune is at work; StoreDamaged.
     """
     path = os.path.abspath(os.fspath(store))
-    versions = read_versions(path, None)[::-1]  # type: ignore[arg-type]  # any path will do
+    versions = read_versions(path, None)[::-1]
     newest = versions[-1].version
     wanted = {*keep, newest}
     if seen is not None:

@@ -250,7 +250,7 @@ def _prune_entry(
     store: str, request: Request, snapshot: Snapshot, tags: Mapping[str, Version]
 ) -> bytes:
     facts = request.facts
-    existing = read_versions(store)[::-1]  # type: ignore[arg-type]  # any path will do
+    existing = read_versions(store)[::-1]
     newest = int(facts["kept"][-1]["version"])
     newer = [version_facts(info) for info in existing if info.version > newest]
     versions = [*facts["kept"], *newer]

@@ -1,13 +1,13 @@
 """Which version of a pond a text means: `pondfs.when` asked with what the pond has."""
 
 import os
-from pathlib import Path
+from bisect import bisect_right
 
 from pondfs.errors import NoSuchVersion
 from pondfs.node import Version
-from pondfs.store.log import read_versions
+from pondfs.store.log import has_version, read_times, read_versions
 from pondfs.store.tags import read_tags
-from pondfs.when import NO_TAGS, parse, resolve
+from pondfs.when import NO_TAGS, Moment, parse, resolve
 
 
 def resolve_version(
@@ -24,16 +24,19 @@ def resolve_version(
         NotAPond; StoreDamaged.
     """
     try:
-        parse(text, now_ns)
+        when = parse(text, now_ns)
         tags = NO_TAGS
     except NoSuchVersion:
         # No tag looks like anything else, so only now they are worth a look.
         tags = read_tags(store)
-        parse(text, now_ns, tags)
-    if text == "latest" and up_to is not None:
-        return up_to
-    infos = read_versions(Path(store), 1 if text == "latest" else None)[::-1]
-    infos = [info for info in infos if up_to is None or info.version <= up_to]
-    return resolve(
-        text, [info.version for info in infos], [info.time_ns for info in infos], now_ns, tags
-    )
+        when = parse(text, now_ns, tags)
+    if when is None:
+        return read_versions(store, 1)[0].version if up_to is None else up_to
+    if isinstance(when, Moment):
+        versions, times_ns = read_times(store)
+        count = len(versions) if up_to is None else bisect_right(versions, up_to)
+        return resolve(text, versions[:count], times_ns[:count], now_ns, tags)
+    if (up_to is None or when <= up_to) and has_version(store, when):
+        return when
+    # It says so of a pond that has another one only.
+    return resolve(text, [Version(when + 1)], [0], now_ns, tags)

@@ -100,7 +100,7 @@ def read_pieces(
     Raises: as `read_rows`.
     """
     schema = pa.schema([SCHEMA.field(name) for name in columns])
-    with _damage_of(file), open(file.path, "rb", buffering=0) as raw:
+    with damage_of(file), open(file.path, "rb", buffering=0) as raw:
         parquet = pq.ParquetFile(file.path, memory_map=False, pre_buffer=False)
         buffer = FileBytes(raw.fileno(), file.size)
         waiting: list[Group] = []
@@ -155,7 +155,7 @@ def _parts(
 
 
 def _read(file: DataFile, columns: Sequence[str], schema: pa.Schema) -> tuple[pa.Table, Positions]:
-    with _damage_of(file), open(file.path, "rb", buffering=0) as raw:
+    with damage_of(file), open(file.path, "rb", buffering=0) as raw:
         if file.size <= SMALL_FILE_BYTES:
             data = raw.read()
             parquet = pq.ParquetFile(pa.BufferReader(data))
@@ -176,7 +176,8 @@ def _read(file: DataFile, columns: Sequence[str], schema: pa.Schema) -> tuple[pa
 
 
 @contextmanager
-def _damage_of(file: DataFile) -> Iterator[None]:
+def damage_of(file: DataFile) -> Iterator[None]:
+    """Say which data file it was when reading one fails. Raises: StoreDamaged."""
     try:
         yield
     except FileNotFoundError:

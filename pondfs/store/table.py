@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from pondfs.errors import NotAPond, PondExists, StoreDamaged
+from pondfs.store.datafile import unlink_quietly
 from pondfs.store.deltalog import (
     LOG_DIR,
     BadHeadError,
     Snapshot,
+    checkpoint_name,
     entry_name,
     list_log,
     read_entry,
@@ -271,6 +273,9 @@ def _set_aside(store: str, head: int, reason: str) -> str:
     shutil.copyfile(os.path.join(log_dir, name), target)
     fsync_path(target)
     os.unlink(os.path.join(log_dir, name))
+    # One that could be read would have been taken in its place. It must not seem to be of the entry
+    # that comes to have this number.
+    unlink_quietly(os.path.join(log_dir, checkpoint_name(head)))
     fsync_path(aside)
     fsync_path(os.path.dirname(aside))
     fsync_path(log_dir)

@@ -16,5 +16,6 @@ In reading order:
 - ``follow`` ``swap``: another process's commits; data files that took the place of others
 - ``apply``: a transaction that another process prepared
 - ``committer``: the one task that stages and commits
+- ``compactor`` ``upkeep``: keeping data files few; the log short, and the store free of leftovers
 - ``vfs``: joins them
 """

@@ -38,6 +38,9 @@ VALUES = {
     "pondfs.store.images": {"WORTH_FILES": 5, "MANY_ROWS": 40},
     "pondfs.store.rowcache": {"WORTH_FILES": 5, "NOTED_FILES": 4, "CLOSING_FILES": 2},
     "pondfs.store.checkpoint": {"ENTRIES_BETWEEN": 20},
+    "pondfs.store.logkeeper": {"KEPT_ENTRIES": 20, "SAFE_AGE_S": 1.0, "LOOK_AGAIN_S": 0.1},
+    "pondfs.store.leftovers": {"STRAY_AGE_S": 0.5, "SEEN_S": 0.3},
+    "pondfs.vfs.upkeep": {"LOOK_S": 0.05, "STRAYS_S": 0.2},
 }
 
 

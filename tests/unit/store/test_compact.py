@@ -395,7 +395,7 @@ def test_old_files_stay_a_while_for_queries_of_others(
     # They are no strays: nobody counts them as such, or removes them early.
     assert store.strays == []
     monkeypatch.setattr(prune_swap, "GRACE_S", -1.0)
-    monkeypatch.setattr(store, "_removable_s", time.time())
+    monkeypatch.setattr(store._leftovers, "_removable_s", time.time())
     assert store.remove_pruned() > 0
     assert data_file_names(path) == committed(path)
     store.close()

@@ -95,8 +95,34 @@ def test_a_damaged_checkpoint_is_passed_over_while_the_entries_are_there(
     assert len(read_snapshot(log_dir(pond)).adds) == 4
     assert "checkpoint" in caplog.text
     log_entry(pond, 0).unlink()
-    with pytest.raises(StoreDamaged, match=r"00000\.json .* is missing"):
+    said = rf"no checkpoint .* can be read \({checkpoint.name}\), and .* restore one of them"
+    with pytest.raises(StoreDamaged, match=said):
         read_snapshot(log_dir(pond))
+
+
+def test_a_state_before_a_damaged_checkpoint_is_not_taken_for_the_newest(pond: Path) -> None:
+    """Where the entries that lead to it are gone, it would be a silent way back in time."""
+    DeltaTable(pond).create_checkpoint()
+    checkpoint = pond / "_delta_log" / f"{4:020d}.checkpoint.parquet"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-9])
+    log_entry(pond, 4).unlink()
+    with pytest.raises(StoreDamaged, match=r"00004\.json .* is missing"):
+        read_snapshot(log_dir(pond))
+
+
+def test_a_list_made_while_the_log_changed_is_made_again(
+    pond: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A directory that is read in pieces may show an entry without the one before it."""
+    whole = os.listdir(log_dir(pond))
+    lists = [
+        [name for name in whole if name != log_entry(pond, 2).name],
+        [*whole, log_entry(pond, 5).name],
+        whole,
+    ]
+    monkeypatch.setattr(os, "listdir", lambda path: lists.pop(0))
+    assert read_snapshot(log_dir(pond)).version == 4
+    assert not lists
 
 
 def test_other_names_in_the_log_are_no_entries(pond: Path) -> None:

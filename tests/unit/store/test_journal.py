@@ -205,8 +205,7 @@ def test_what_is_behind_the_newest_record_is_not_taken_for_a_version(
             version += 1
             data = b"%d" % version
             row = file_row(version + 1000, data, b"f%d" % version)
-            more = Row("extent", 5, ROOT, 5, 0o100644, offset=0,
-                       content=file_row(0, rng.randbytes(rng.randrange(1, 900))).content)  # fmt: skip
+            more = extent_row(5, 0, rng.randbytes(rng.randrange(1, 900)))
             cuts.append(make_cut(version, [row, more] if rng.random() < 0.5 else [row]))
             store.journal(cuts[-1])
         crashed = crash(store, path, f"round{round_number}")
@@ -342,7 +341,7 @@ def test_whole_records_that_make_no_rows_are_refused_and_kept(
     monkeypatch.setattr(journal, "commit_row", lambda cut: file_row(1, None))
     store.journal(cut)
     crashed = crash(store, path)
-    with pytest.raises(StoreDamaged, match="version 2 in .*journal makes no rows"):
+    with pytest.raises(StoreDamaged, match=r"version 2 in .*journal makes no rows"):
         open_pond(crashed)
     assert journal_of(crashed).exists()
     # The lock was let go of.

@@ -21,7 +21,7 @@ from deltalake import DeltaTable
 from pondfs.errors import NoSuchVersion, PondError, StoreDamaged, UsageError
 from pondfs.extent import Content
 from pondfs.node import ROOT, NodeId, Version
-from pondfs.store import delta, open_reader, prune_files, prune_swap
+from pondfs.store import leftovers, open_reader, prune_files, prune_swap
 from pondfs.store import prune as planning
 from pondfs.store.changes import load_changes
 from pondfs.store.content import DataFile
@@ -625,7 +625,7 @@ def test_asking_for_what_is_left_over_costs_nothing_when_there_is_nothing(
         looks.append(log_dir)
         return read_snapshot(log_dir)
 
-    monkeypatch.setattr(delta, "read_snapshot", look)
+    monkeypatch.setattr(leftovers, "read_snapshot", look)
     rewrite(store, 6)
     assert store.remove_pruned() == 0
     reader = open_reader(path)

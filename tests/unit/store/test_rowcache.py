@@ -12,11 +12,11 @@ from deltalake import DeltaTable
 from pondfs.extent import Content
 from pondfs.node import ROOT, Version
 from pondfs.oplog import Row
-from pondfs.store import records, rowcache
+from pondfs.store import commitrows, records, rowcache
+from pondfs.store.commitrows import CommitRows
 from pondfs.store.content import DataFile
 from pondfs.store.delta import DeltaStore
 from pondfs.store.files import data_files
-from pondfs.store.log import _from_rows
 from pondfs.store.rowcache import CACHED_SCHEMA, RowCache
 from pondfs.store.scan import FOLD_COLUMNS, Scan, in_order, read_rows
 from pondfs.store.table import open_table
@@ -188,8 +188,9 @@ def test_a_file_of_another_size_is_another_file(pond: Path) -> None:
     assert cache.find(file) is None
 
 
-def test_everybody_reads_from_it(pond: Path) -> None:
+def test_everybody_reads_from_it(pond: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not one data file is opened for its rows once the cache has them."""
+    monkeypatch.setattr(commitrows, "FILES_BEFORE_CACHE", 0)
     for file in files_of(pond):
         damaged = bytearray(Path(file.path).read_bytes())
         damaged[-8:] = bytes(8)
@@ -200,7 +201,7 @@ def test_everybody_reads_from_it(pond: Path) -> None:
     trace = Trace(pond)
     assert trace.newest == VERSIONS
     trace.close()
-    assert len(_from_rows(os.fspath(pond), None)) == VERSIONS
+    assert len(CommitRows(os.fspath(pond)).newest(None)) == VERSIONS
     store = open_pond(pond)
     assert store.load_image().version == VERSIONS
     store.close()
