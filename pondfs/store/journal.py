@@ -48,6 +48,8 @@ _HEADER_BYTES = _ALIGNED_BYTES = 64
 _BATCH = pa.schema([*(SCHEMA.field(name) for name in FOLD_COLUMNS), SCHEMA.field("file_type"),
                     SCHEMA.field(CONTENT)])  # fmt: skip
 
+_STRUCT = pa.struct(list(_BATCH))
+
 AHEAD_BYTES = 256 << 10
 """Zeros written behind a record that makes the file longer, so that the next ones do not."""
 
@@ -257,9 +259,8 @@ def _encode(cut: Cut) -> pa.Buffer:
         )
         for at, row in enumerate(rows)
     ]
-    columns = zip(*records, strict=True)
-    arrays = [pa.array(*pair) for pair in zip(columns, _BATCH.types, strict=True)]
-    return pa.RecordBatch.from_arrays(arrays, schema=_BATCH).serialize()
+    # As one array of structs: 24 arrays of a few values each take three times as long.
+    return pa.RecordBatch.from_struct_array(pa.array(records, _STRUCT)).serialize()
 
 
 def _bytes(content: Content | None) -> bytes:

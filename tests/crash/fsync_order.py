@@ -70,6 +70,28 @@ class Proof:
             self._require_sync(self._store, made.end, entry.start, f"directory of {name}")
         self._require_sync(self._log, entry.end, reply.start, "directory of the log")
 
+    def check_journaled(self) -> None:
+        """Raise OrderError unless the journal alone has it all, before the kernel hears of it."""
+        reply = self._the_reply(self._the_client())
+        path = os.path.join(self._store, "_pond", "journal")
+        writes = [
+            call
+            for call in self._calls
+            if call.name in _WRITES and self._first_fd_path(call) == path
+            if call.start < reply.start
+        ]
+        if not writes:
+            raise OrderError("no write of the journal before the answer")
+        self._require_sync(path, max(call.end for call in writes), reply.start, "journal")
+        made = [
+            call
+            for call in self._succeeded(_OPENS)
+            if "O_CREAT" in call.args and self._opened(call) == path
+        ]
+        if made:
+            folder = os.path.dirname(path)
+            self._require_sync(folder, made[-1].end, reply.start, "directory of the journal")
+
     def _the_client(self) -> Call:
         for call in self._calls:
             if call.name in _SYNCS and self._first_fd_path(call) == self._target:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import sys
 from pathlib import Path
 
-from tests.mount.harness import detach, is_mounted, require, run
+from tests.mount.harness import detach, is_mounted, require, run, wait_until
 
 CHUNK_BYTES = 1 << 20
+
+_EXT4_IOC_SHUTDOWN = 0x8004587D  # _IOR('X', 125, __u32)
+_NO_LOG_FLUSH = 2
 
 
 class SmallDisk:
@@ -59,6 +64,29 @@ class SmallDisk:
     def turn(self, mode: str) -> None:
         """Make the whole filesystem ``ro`` or ``rw``, as the kernel does on an I/O error."""
         run([require("mount"), "-o", f"remount,{mode}", self.root])
+
+    def cut_power(self) -> None:
+        """Let nothing more reach the disk: what was not synced by now is lost.
+
+        Source: fs/ext4/ioctl.c, EXT4_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH.
+        """
+        fd = os.open(self.root, os.O_RDONLY)
+        try:
+            fcntl.ioctl(fd, _EXT4_IOC_SHUTDOWN, _NO_LOG_FLUSH.to_bytes(4, sys.byteorder))
+        finally:
+            os.close(fd)
+
+    def restore_power(self) -> None:
+        """Mount the disk again, as after a reboot; nobody may have it open any more.
+
+        Whoever still has (a copy of the mount in another namespace) would keep the old filesystem
+        alive, and its buffers: the loop device is gone when nobody does.
+        """
+        wait_until(lambda: run([require("umount"), self.root], check=False).returncode == 0,
+                   "the disk is unmounted")  # fmt: skip
+        wait_until(lambda: not run([require("losetup"), "-j", self.image]).stdout,
+                   "nobody has the disk any more")  # fmt: skip
+        run([require("mount"), "-o", "loop", self.image, self.root])
 
     def close(self) -> None:
         """Detach the disk; everything mounted below it first."""

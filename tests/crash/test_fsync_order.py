@@ -192,7 +192,7 @@ def traced_fsync(pond: PondMount, tmp_path: Path, target: Path, client: list[str
 @pytest.mark.parametrize("what", ["file", "file's data", "directory"])
 def test_the_order_of_one_fsync(pond_unmounted: PondMount, tmp_path: Path, what: str) -> None:
     """A file, a file by fdatasync, and a directory make the same promise."""
-    pond = pond_unmounted.mount("commit=3600")
+    pond = pond_unmounted.mount("commit=3600,fsync=delta")
     folder, file = pond.mnt / "folder", pond.mnt / "folder" / "file"
     folder.mkdir()
     file.write_bytes(b"content" * 1000)
@@ -201,13 +201,74 @@ def test_the_order_of_one_fsync(pond_unmounted: PondMount, tmp_path: Path, what:
     traced_fsync(pond, tmp_path, target, [require("sync"), *flags, str(target)])
 
 
+@pytest.mark.parametrize("what", ["file", "directory"])
+def test_the_order_of_a_journaled_fsync(
+    pond_unmounted: PondMount, tmp_path: Path, what: str
+) -> None:
+    """The first makes the file, the second finds it there; neither needs anything else."""
+    pond = pond_unmounted.mount("commit=3600,fsync=journal")
+    folder, file = pond.mnt / "folder", pond.mnt / "folder" / "file"
+    folder.mkdir()
+    target = folder if what == "directory" else file
+    entries = delta_log.entry_paths(pond.store)
+    for number in range(2):
+        file.write_bytes(b"content" * 1000 * (number + 1))
+        client = [require("sync"), str(target)]
+        calls = trace_client(pond.pid, tmp_path / f"trace{number}", client)
+        Proof(calls, pond.store, target, []).check_journaled()
+    assert delta_log.entry_paths(pond.store) == entries
+
+
+JOURNALED = {
+    "call": GOOD["call"],
+    "request": GOOD["request"],
+    "open": '11 openat(AT_FDCWD</>, "/p/_pond/journal", O_RDWR|O_CREAT|O_CLOEXEC, 0600)'
+    " = 12</p/_pond/journal>",
+    "dir sync": "11 fsync(13</p/_pond>) = 0",
+    "write": r'11 pwritev(12</p/_pond/journal>, [{iov_base="pondjrn1"..., iov_len=64}], 1, 0) = 64',
+    "sync": "11 fdatasync(12</p/_pond/journal>) = 0",
+    "reply": GOOD["reply"],
+    "return": GOOD["return"],
+    "reply done": GOOD["reply done"],
+}
+
+
+def check_journaled(lines: list[str]) -> None:
+    """Check a handmade trace of one fsync of /mnt/f on the pond /p."""
+    Proof(parse_trace(lines), Path("/p"), Path("/mnt/f"), []).check_journaled()
+
+
+@pytest.mark.parametrize(
+    ("step", "before", "message"),
+    [
+        ("dir sync", "", "no sync of the directory of the journal"),
+        ("dir sync", "return", "no sync of the directory of the journal"),
+        ("write", "", "no write of the journal"),
+        ("write", "return", "no write of the journal"),
+        ("sync", "", "no sync of the journal"),
+        ("sync", "write", "no sync of the journal"),
+        ("sync", "return", "no sync of the journal"),
+        ("reply", "", "never answered"),
+    ],
+)
+def test_a_journaled_fsync_that_breaks_the_order_is_seen(
+    step: str, before: str, message: str
+) -> None:
+    check_journaled(list(JOURNALED.values()))
+    steps = [name for name in JOURNALED if name != step]
+    if before:
+        steps.insert(steps.index(before), step)
+    with pytest.raises(OrderError, match=message):
+        check_journaled([JOURNALED[name] for name in steps])
+
+
 def test_the_order_of_an_o_sync_write(pond_unmounted: PondMount, tmp_path: Path) -> None:
     """The kernel turns each O_SYNC write into a write and an fsync; its return promises the same.
 
     dd's ``conv=fsync`` on top gives the trace the fsync call the checker looks for; nothing is
     pending by then, so it finds the commit of the write, which the answer waited for.
     """
-    pond = pond_unmounted.mount("commit=3600")
+    pond = pond_unmounted.mount("commit=3600,fsync=delta")
     file = pond.mnt / "file"
     client = [require("dd"), "if=/dev/zero", f"of={file}", "bs=5000", "count=1", "oflag=sync"]
     traced_fsync(pond, tmp_path, file, [*client, "conv=fsync", "status=none"])
@@ -215,7 +276,7 @@ def test_the_order_of_an_o_sync_write(pond_unmounted: PondMount, tmp_path: Path)
 
 def test_the_order_of_a_staged_write(pond_unmounted: PondMount, tmp_path: Path) -> None:
     """What is staged early must be as durable as the rest when the commit refers to it."""
-    pond = pond_unmounted.mount("commit=3600")
+    pond = pond_unmounted.mount("commit=3600,fsync=delta")
     file = pond.mnt / "big"
     source = tmp_path / "source"
     source.write_bytes(os.urandom(1 << 20) * 96)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pyarrow.dataset as ds
 import pytest
 
+from pondfs.options import FSYNCS
 from tests.crash import delta_log, load
 from tests.crash.journal import (
     Journal,
@@ -28,7 +29,7 @@ from tests.crash.journal import (
 from tests.crash.system_calls import attached
 from tests.mount.harness import PondMount, detach, wait_gone, wait_until
 
-ROUNDS = 50
+ROUNDS = 25  # with each way to sync
 # Steps of the load before the kill: some rounds end in the first steps, most amid many commits.
 MOST_STEPS = 250
 LOAD_TIMEOUT_S = 30.0
@@ -197,14 +198,15 @@ class Work:
         )
 
 
-def test_fifty_kills_lose_nothing(pond_unmounted: PondMount, tmp_path: Path) -> None:
-    """Fifty times on one store: load, kill -9 somewhere, mount, compare with every acknowledgement.
+@pytest.mark.parametrize("fsync", FSYNCS)
+def test_kills_lose_nothing(pond_unmounted: PondMount, tmp_path: Path, fsync: str) -> None:
+    """Often on one store: load, kill -9 somewhere, mount, compare with every acknowledgement.
 
     In even rounds only the load's own fsyncs commit, so the tree must be exactly that of the last
     acknowledged fsync, or of the one that was under way: a batch of files is there or it is not.
     In odd rounds commits come at any moment, and the tree must be that after some step since.
     """
-    pond = pond_unmounted.mount("commit=3600")
+    pond = pond_unmounted.mount("commit=3600", f"fsync={fsync}")
     (pond.mnt / "work").mkdir()
     pond.remount()
     rng = random.Random(2)
@@ -221,7 +223,7 @@ def test_fifty_kills_lose_nothing(pond_unmounted: PondMount, tmp_path: Path) -> 
         finally:
             work.process.kill()
             work.process.wait()
-        pond.mount("commit=3600")
+        pond.mount(*pond.options)
         work.check(journal)
         acknowledged += sum(step[0] == "fsync" for step in journal.steps[: journal.done])
     assert acknowledged > ROUNDS, "too few acknowledged fsyncs for this to mean anything"
@@ -269,7 +271,7 @@ def test_a_kill_at_each_step_of_a_commit(
     Whatever the step, the fsync is not acknowledged, what was before is there, and the batch is
     there as a whole or not at all; it is there if and only if its entry had been published.
     """
-    pond = pond_unmounted.mount("commit=3600")
+    pond = pond_unmounted.mount("commit=3600,fsync=delta")
     (pond.mnt / "before").mkdir()
     (pond.mnt / "before" / "file").write_bytes(b"acknowledged")
     sync(pond.mnt / "before")
@@ -289,7 +291,7 @@ def test_a_kill_at_each_step_of_a_commit(
     detach(pond.mnt)
     published = delta_log.head_version(pond.store) == version + 1
     assert published == (step == "log's directory")
-    pond.mount("commit=3600")
+    pond.mount(*pond.options)
     assert not snapshot(pond.mnt).differences(after if published else before)
     (pond.mnt / "next").write_bytes(b"and on it goes")
     sync(pond.mnt / "next")

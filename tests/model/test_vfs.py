@@ -5,6 +5,7 @@ again inside one version; files that are removed while staged; stages and commit
 """
 
 import errno
+import math
 import os
 import stat
 import tempfile
@@ -59,6 +60,9 @@ class FaultyStore:
     def commit(self, *args: Any) -> Any:
         return self._may_fail(self._store.commit, *args)
 
+    def journal(self, *args: Any) -> Any:
+        return self._may_fail(self._store.journal, *args)
+
     def _may_fail(self, call: Callable[..., Any], *args: Any) -> Any:
         if self.fails:
             self.fails -= 1
@@ -86,7 +90,7 @@ class VfsMachine(RuleBasedStateMachine):
 
     def open(self) -> None:
         self.store = FaultyStore(DeltaStore.open_writer(self.path, mountpoint="", socket=""))
-        self.vfs = Vfs(self.store, VfsOptions())
+        self.vfs = Vfs(self.store, VfsOptions(journal=True, commit_s=3600))
 
     def teardown(self) -> None:
         self.store.close()
@@ -101,12 +105,12 @@ class VfsMachine(RuleBasedStateMachine):
 
         return trio.run(main)
 
-    async def commit(self) -> CommitFailed | None:
+    async def commit(self, *, publish: bool = True) -> CommitFailed | None:
         failure: CommitFailed | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.vfs.committer.run)
             try:
-                await self.vfs.committer.commit()
+                await self.vfs.committer.commit(publish=publish)
             except CommitFailed as error:
                 failure = error
             nursery.cancel_scope.cancel()
@@ -305,6 +309,33 @@ class VfsMachine(RuleBasedStateMachine):
             assert fails
             assert failure.errno == errno.EIO
 
+    @rule(fails=st.integers(0, 2))
+    def sync_all(self, fails: int) -> None:
+        """An fsync: in the journal; if that fails in the table; if that does, too, it is told."""
+        self.store.fails = fails
+        failure = self.do(lambda: self.commit(publish=False))
+        self.store.fails = 0
+        if failure is None:
+            self.committed = self.snapshot()
+        else:
+            assert fails
+            assert failure.errno == errno.EIO
+        self.vfs.committer._may_journal_at = -math.inf
+
+    @precondition(lambda self: self.vfs.committer._journaled and not self.vfs.committer.failure)
+    @rule()
+    def publish(self) -> None:
+        """Somebody looks at `.pond/`: every version there is must be in the table."""
+
+        async def main() -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.vfs.committer.run)
+                await self.vfs.committer.publish()
+                nursery.cancel_scope.cancel()
+
+        trio.run(main)
+        assert self.store.version == self.vfs.committer.version
+
     def no_dead_files(self) -> None:
         """What only ever held bytes of files that came and went between two commits is gone."""
         live = {file.name for file in self.store._store._files}
@@ -367,6 +398,10 @@ class VfsMachine(RuleBasedStateMachine):
         held = [*pending.nodes.values(), *pending.orphans.values()]
         fresh = sum(c.length for node in held for c in node.fresh if c.live)
         assert pending.bytes == fresh
+        rows = [row for cut in self.vfs.committer._journaled for row in cut.rows]
+        journaled = sum(row.content.length for row in rows if row.content is not None)
+        assert pending.journaled_bytes == journaled
+        assert pending.inflight >= journaled
 
 
 TestVfs = VfsMachine.TestCase
