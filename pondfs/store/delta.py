@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from pondfs.errors import NoSuchVersion, NotAPond, NotPermitted, StoreDamaged, UsageError
 from pondfs.extent import Content, Extent
+from pondfs.figures import CacheCounts, Figures
 from pondfs.node import ROOT, NodeId, Version
 from pondfs.oplog import Cut, Row, Settled, Summary, VersionInfo
 from pondfs.store import checkpoint, commit, prune_swap, table
@@ -42,6 +43,7 @@ from pondfs.store.lock import (
     rewriting,
 )
 from pondfs.store.log import read_versions
+from pondfs.store.measure import Measurer
 from pondfs.store.names import TableLives
 from pondfs.store.news import LogFeed, load_rows
 from pondfs.store.prune_swap import Swap
@@ -105,6 +107,7 @@ class DeltaStore:
         # leads there, or they could not be held.
         self._outdated: set[str] = set()
         self._keeper = RowKeeper(path)
+        self._measurer = Measurer(path)
         self._images = Images(
             path, self._reader, lambda: list(self._files), writable=lock is not None
         )
@@ -486,6 +489,15 @@ class DeltaStore:
     def statvfs(self) -> os.statvfs_result:
         """Return the figures of the disk the store is on."""
         return os.fstatvfs(self._fd)
+
+    def measure(self, budget_s: float) -> Figures:
+        """Return what the pond takes. See `interfaces.Store.measure`."""
+        # The copy: a stage may be under way.
+        return self._measurer.measure(budget_s, frozenset(self._staged))
+
+    def cache_counts(self) -> CacheCounts | None:
+        """Return how reading fared. See `interfaces.Store.cache_counts`."""
+        return CacheCounts.of(self._reader)
 
     # --- the rest ---
 

@@ -26,6 +26,7 @@ from pondfs.node import Version
 from pondfs.oplog import Cut, Row, Summary
 from pondfs.vfs import offload
 from pondfs.vfs.pending import Pending
+from pondfs.vfs.totals import Totals
 
 log = logging.getLogger("pondfs.commit")
 
@@ -104,6 +105,7 @@ class Committer:
         # The newest one that was cut, and the newest that is durable.
         self.version = self.published = version
         self.last: LastCommit | None = None
+        self.totals = Totals()
         self.failure: PondError | None = None
         self.failure_errno = 0
         self.refuses_growth = False
@@ -407,6 +409,8 @@ class Committer:
             cut.first_seq + len(cut.rows),
             cut.summary.operations,
         )
+        last = self.last
+        self.totals.committed(last.duration_ms / 1e3, last.rows, last.bytes)
         self._succeeded()
 
     async def _stage(self) -> None:
@@ -425,6 +429,7 @@ class Committer:
             self._failed("stage", error)
         else:
             pending.stage_done(settled, len(rows), about)
+            self.totals.stages += 1
             self._succeeded()
         self._open_room()
 
@@ -463,6 +468,7 @@ class Committer:
             job.done.set()
 
     def _failed(self, what: str, error: OSError | PondError) -> None:
+        self.totals.failed(what)
         number = error.errno or errno.EIO
         reason = error.strerror if isinstance(error, OSError) else str(error)
         if self._is_timed and (self.failure is None or number != self.failure_errno):
