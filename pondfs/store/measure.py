@@ -58,7 +58,6 @@ class Measurer:
             in_use: names of data files that are in no version yet, but will be.
         Raises: NotAPond, StoreDamaged, OSError.
         """
-        deadline = time.monotonic() + budget_s
         # Before the log is read: what it names then stays until we are done.
         reading = ReaderLock(os.path.join(self._store, table.POND_DIR))
         try:
@@ -66,7 +65,7 @@ class Measurer:
             files = in_order(data_files(self._store, snapshot), None)
             cache = RowCache(self._store)
             saved, image, later = self._load_image(files, cache, budget_s)
-            self._count_content(files, cache, deadline)
+            self._count_content(files, cache, budget_s)
         finally:
             reading.release()
         live = None if image is None else _live_bytes(image)
@@ -121,8 +120,9 @@ class Measurer:
 
     # --- content ---
 
-    def _count_content(self, files: list[DataFile], cache: RowCache, deadline: float) -> None:
+    def _count_content(self, files: list[DataFile], cache: RowCache, budget_s: float) -> None:
         """Count what each file holds, those that are cached first."""
+        deadline = time.monotonic() + budget_s
         known = self._content_bytes
         self._content_bytes = {f.name: known[f.name] for f in files if f.name in known}
         missing = [file for file in files if file.name not in known]
