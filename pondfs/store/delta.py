@@ -107,7 +107,7 @@ class DeltaStore:
         # leads there, or they could not be held.
         self._outdated: set[str] = set()
         self._keeper = RowKeeper(path)
-        self._measurer = Measurer(path)
+        self._measurer = Measurer(path, is_writer=lock is not None)
         self._images = Images(
             path, self._reader, lambda: list(self._files), writable=lock is not None
         )

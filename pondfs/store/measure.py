@@ -44,10 +44,18 @@ _OPEN_FILES = 16
 
 
 class Measurer:
-    """Counts what one pond takes. One call at a time."""
+    """Counts what one pond takes. One call at a time.
 
-    def __init__(self, store: str | os.PathLike[str]) -> None:
+    Args:
+        store: the pond's directory.
+        is_writer: whether this process has the writer lock, and so alone removes data files. It
+            must not keep itself from that by the lock for readers: when a file goes while it is
+            counted, that begins anew.
+    """
+
+    def __init__(self, store: str | os.PathLike[str], *, is_writer: bool = False) -> None:
         self._store = os.path.abspath(os.fspath(store))
+        self._is_writer = is_writer
         self._content_bytes: dict[str, int] = {}
 
     def measure(self, budget_s: float, in_use: Container[str] = ()) -> Figures:
@@ -58,16 +66,24 @@ class Measurer:
             in_use: names of data files that are in no version yet, but will be.
         Raises: NotAPond, StoreDamaged, OSError.
         """
+        if self._is_writer:
+            try:
+                return self._measure(budget_s, in_use)
+            except StoreDamaged:
+                return self._measure(budget_s, in_use)
         # Before the log is read: what it names then stays until we are done.
         reading = ReaderLock(os.path.join(self._store, table.POND_DIR))
         try:
-            snapshot = table.open_table(self._store, writable=False).snapshot
-            files = in_order(data_files(self._store, snapshot), None)
-            cache = RowCache(self._store)
-            saved, image, later = self._load_image(files, cache, budget_s)
-            self._count_content(files, cache, budget_s)
+            return self._measure(budget_s, in_use)
         finally:
             reading.release()
+
+    def _measure(self, budget_s: float, in_use: Container[str]) -> Figures:
+        snapshot = table.open_table(self._store, writable=False).snapshot
+        files = in_order(data_files(self._store, snapshot), None)
+        cache = RowCache(self._store)
+        saved, image, later = self._load_image(files, cache, budget_s)
+        self._count_content(files, cache, budget_s)
         live = None if image is None else _live_bytes(image)
         newer = {file.name for file in later}
         below = self._sum([file for file in files if file.name not in newer])

@@ -74,6 +74,6 @@ class Storage:
         try:
             return Found(await offload.run(self._store.measure, budget_s), "", began)
         except (PondError, OSError) as error:
-            # Data files that were exchanged meanwhile are found at the next look.
-            log.info("the pond's storage could not be counted: %s", error)
+            if self._last is None or self._last.error != str(error):
+                log.info("what the pond takes could not be counted: %s", error)
             return Found(None, str(error), began)

@@ -152,6 +152,30 @@ def test_counting_goes_on_where_it_had_no_time(
     assert measurer.measure(0.0).history_bytes == 0
 
 
+def test_a_compaction_meanwhile_is_not_held_up(
+    store: DeltaStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer counts without the lock for readers: the old files go, and it begins anew."""
+    for version in range(2, 7):
+        store.commit(make_cut(version, [file_row(10 + version, b"x" * 10, b"f%d" % version)]))
+    freed: list[int] = []
+    clock = time.monotonic
+
+    def compact_at_first() -> float:
+        # When the log has been read, and no data file yet.
+        monkeypatch.setattr(time, "monotonic", clock)
+        store.swap_files(write_files(make_plan(path)).request)
+        freed.append(store.remove_pruned(now=True))
+        return clock()
+
+    monkeypatch.setattr(time, "monotonic", compact_at_first)
+    figures = store.measure(10.0)
+    assert len(freed) == 1
+    assert freed[0] > 0
+    check(figures, store, path)
+    assert figures.data_files == 1
+
+
 # --- what is left over ---
 
 
