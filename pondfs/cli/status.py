@@ -223,7 +223,7 @@ def _log(entries: int) -> str:
 
 def _image(image: dict[str, Any] | None, newest: int) -> str:
     if image is None:
-        return "none is saved: small ponds need none"
+        return "none: it is saved once there is much to read"
     which = "the newest version" if image["version"] == newest else f"version {image['version']}"
     return f"of {which}, saved {_ago(image['timestamp'])}, {format_size(image['bytes'])}"
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import pyfuse3
 
 from pondfs.errors import CommitFailed, FileError, PondError
-from pondfs.fuse.timings import failed, histogram_of
+from pondfs.fuse.timings import failed, timing_of
 
 log = logging.getLogger("pondfs.fuse")
 
@@ -24,7 +24,8 @@ Handler = TypeVar("Handler", bound=Callable[..., Awaitable[Any]])
 def answers(handler: Handler) -> Handler:
     """Return *handler* with every error turned into the errno the caller sees; it is counted."""
     name = handler.__name__
-    note, clock = histogram_of(name).note, time.perf_counter
+    timing = timing_of(name)
+    counts, clock = timing.counts, time.perf_counter_ns
 
     @functools.wraps(handler)
     async def answer(*args: Any) -> Any:
@@ -39,7 +40,9 @@ def answers(handler: Handler) -> Handler:
         except Exception as error:
             raise pyfuse3.FUSEError(failed(name, _explain(name, error))) from None
         finally:
-            note(clock() - started)
+            took_ns = clock() - started
+            counts[took_ns.bit_length()] += 1
+            timing.sum_ns += took_ns
 
     return answer  # type: ignore[return-value]  # the wrapper keeps the handler's signature
 
