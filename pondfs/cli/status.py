@@ -199,8 +199,8 @@ def _content(storage: dict[str, Any], newest: int) -> list[tuple[str, str]]:
             f"{format_size(history)}{when}, in older versions only" if history else f"nothing{when}"
         )
         lines.append(("history", held))
-    if when:
-        newer = storage["newer_bytes"]
+    newer = storage["newer_bytes"]
+    if newer != 0:  # nothing came, or what did came after the daemon had counted: a moment ago
         text = "some content came" if newer is None else f"{format_size(newer)} came"
         lines.append(("since then", f"{text}: pond status --full tells what of it is live"))
     return lines
