@@ -5,10 +5,12 @@ import inspect
 from pathlib import Path
 
 from pondfs import errors
+from pondfs.metrics import COUNTER, FAMILIES
 from pondfs.store.schema import COLUMNS
 
 ERRORS = Path(__file__).parent / "reference" / "errors.md"
 FORMAT = Path(__file__).parent / "reference" / "format.md"
+METRICS = Path(__file__).parent / "reference" / "metrics.md"
 
 
 def errors_page() -> str:
@@ -57,13 +59,29 @@ def format_page() -> str:
         f"| {column.comment} |"
         for column in COLUMNS
     ]
-    head, begin, rest = FORMAT.read_text().partition("<!-- columns -->\n")
-    _, end, tail = rest.partition("<!-- end of columns -->\n")
-    assert begin, f"{FORMAT}: the marks around the columns are gone"
-    assert end, f"{FORMAT}: the marks around the columns are gone"
+    return _between(FORMAT, "columns", lines)
+
+
+def metrics_page() -> str:
+    """Return docs/reference/metrics.md: what is written there, and the metrics as they are."""
+    lines = ["| metric | kind | labels | |", "|---|---|---|---|"]
+    for family in FAMILIES:
+        name = family.name + ("_total" if family.kind == COUNTER else "")
+        labels = " ".join(f"`{label}`" for label in family.labels)
+        lines.append(f"| `{name}` | {family.kind} | {labels} | {family.help} |")
+    return _between(METRICS, "metrics", lines)
+
+
+def _between(page: Path, what: str, lines: list[str]) -> str:
+    """Return the page with *lines* between its marks."""
+    head, begin, rest = page.read_text().partition(f"<!-- {what} -->\n")
+    _, end, tail = rest.partition(f"<!-- end of {what} -->\n")
+    assert begin, f"{page}: the marks around the {what} are gone"
+    assert end, f"{page}: the marks around the {what} are gone"
     return head + begin + "\n".join(lines) + "\n" + end + tail
 
 
 if __name__ == "__main__":
     ERRORS.write_text(errors_page())
     FORMAT.write_text(format_page())
+    METRICS.write_text(metrics_page())

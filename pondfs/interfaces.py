@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pondfs.extent import Content, Extent
+from pondfs.figures import CacheCounts, Compaction, Figures
 from pondfs.node import NodeId, Version
 from pondfs.oplog import AttrRow, Cut, Row, Settled, VersionInfo
 
@@ -128,7 +129,13 @@ class Feed(Protocol):
 
 
 class Swap(Protocol):
-    """Where everything is after data files were put in the place of others. Immutable."""
+    """Where everything is after data files were put in the place of others. Immutable.
+
+    Attributes:
+        compaction: what it was and cost, if it was one.
+    """
+
+    compaction: Compaction | None
 
     def find(self, content: Content) -> Content | None:
         """Return *content* in its new place: itself if it did not move, None if it is no more."""
@@ -367,6 +374,17 @@ class Store(Protocol):
 
         From here on others may remove data files that are not in use any more.
         """
+
+    def measure(self, budget_s: float) -> Figures:
+        """Return what the pond takes; what would take longer than that, about, is None there.
+
+        One call at a time; beside commits.
+
+        Raises: OSError, StoreDamaged (data files were exchanged meanwhile, say).
+        """
+
+    def cache_counts(self) -> CacheCounts | None:
+        """Return how often content was found decoded; None when nobody counts. Does not block."""
 
     def statvfs(self) -> os.statvfs_result:
         """Return the figures of the disk the store is on. Does not block for long."""

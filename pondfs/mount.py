@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
@@ -149,8 +150,12 @@ def _serve(options: MountOptions, report: Report) -> int:
 
     from pondfs.control.protocol import socket_path
     from pondfs.fuse.session import Session
+    from pondfs.fuse.timings import timings
+    from pondfs.metrics import Metrics
     from pondfs.requests import answer_anybody
+    from pondfs.status import status_text
     from pondfs.vfs.base import VfsOptions
+    from pondfs.vfs.past import METRICS, STATUS
     from pondfs.vfs.vfs import Vfs
 
     os.umask(0o077)
@@ -182,6 +187,8 @@ def _serve(options: MountOptions, report: Report) -> int:
         gc.freeze()
         gc.set_threshold(50_000, 50, 1000)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
+        vfs.past.texts[STATUS] = partial(status_text, vfs, options)
+        vfs.past.texts[METRICS] = Metrics(vfs, options, timings).text
         session = Session(vfs, options, answer_anybody(vfs, options))
         session.mount()
         try:

@@ -20,7 +20,7 @@ from pondfs.errors import NoSuchPath, NoSuchVersion, NotPermitted, PondError, Us
 from pondfs.node import ROOT, Version
 from pondfs.oplog import Preview
 from pondfs.options import MountOptions
-from pondfs.status import status
+from pondfs.status import whole_status
 from pondfs.when import check_tag_name
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ class _Requests:
         self._preview = trio.Semaphore(1)
 
     async def status(self, request: Message) -> Message:
-        return status(self._vfs, self._options)
+        """Tell the daemon's state; ``whole``: and count all its store takes, which may be long."""
+        return await whole_status(self._vfs, self._options, whole=bool(request.get("whole")))
 
     async def commit(self, request: Message) -> Message:
         """Commit what is pending; ``version`` is null when there was nothing."""

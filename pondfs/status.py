@@ -1,10 +1,12 @@
 """The state of a mount: what ``pond status`` shows."""
 
+import json
 import os
 import resource
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pondfs.figures import record_of
 from pondfs.options import MountOptions
 
 if TYPE_CHECKING:
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def status(vfs: "Vfs", options: MountOptions) -> dict[str, Any]:
-    """Return the daemon's state; also its greeting."""
+    """Return what the daemon knows without looking at its store; also its greeting."""
     return {
         "store": os.fspath(options.store),
         "mounted": True,
@@ -30,6 +32,23 @@ def status(vfs: "Vfs", options: MountOptions) -> dict[str, Any]:
             "allow_other": options.allow_other,
         },
     }
+
+
+async def whole_status(vfs: "Vfs", options: MountOptions, *, whole: bool = False) -> dict[str, Any]:
+    """Return the daemon's state and what its store takes.
+
+    Args:
+        vfs: the mounted tree.
+        options: how it is mounted.
+        whole: count all of it, of the newest version, however long that takes.
+    """
+    found = await vfs.storage.look(whole=whole)
+    return {**status(vfs, options), **record_of(found.figures, found.error, found.age_s)}
+
+
+async def status_text(vfs: "Vfs", options: MountOptions) -> str:
+    """Return the same as ``.pond/status`` shows it."""
+    return json.dumps(await whole_status(vfs, options), indent=2) + "\n"
 
 
 def _rss_bytes() -> int:

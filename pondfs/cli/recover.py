@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from pondfs.cli.output import print_json, progress
-from pondfs.cli.reach import find_place, pond_option
+from pondfs.cli.reach import connect, find_place, pond_option
 from pondfs.cli.rewriting import open_store
 from pondfs.node import Version
 
@@ -21,14 +21,21 @@ def command(dry_run: bool, as_json: bool) -> None:
     Versions that programs synced shortly before are in the journal (see -o fsync= of mount.pond).
     They become part of the table, where every reader sees them; a record that was torn, which
     nobody was told of, is dropped. Mounting does the same, so this is for ponds that are not to be
-    mounted: before they are copied, say, or read by other programs.
+    mounted: before they are copied, say, or read by other programs. Of a mounted pond the daemon
+    brings into the table what is in its journal.
 
     \b
     Example:
       pond --pond /mnt/old-disk/pond recover
     """
-    path = find_place().store
-    report = _look(path) if dry_run else _recover(path)
+    place = find_place()
+    client = connect(place)
+    if client is not None:
+        # It took over what there was when it was mounted, and knows what came since.
+        with client:
+            report = _report([], client.call("publish")["version"], [], dry_run=dry_run)
+    else:
+        report = (_look if dry_run else _recover)(place.store)
     if as_json:
         print_json(report)
         return

@@ -1,18 +1,20 @@
 """The one border where causes become errnos.
 
 pyfuse3's handlers catch only FUSEError: anything else would end the mount. So every handler goes
-through `answers`, which logs what nobody expected and answers EIO.
+through `answers`, which logs what nobody expected and answers EIO; and which takes the time.
 """
 
 import errno
 import functools
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import pyfuse3
 
 from pondfs.errors import CommitFailed, FileError, PondError
+from pondfs.fuse.timings import failed, timing_of
 
 log = logging.getLogger("pondfs.fuse")
 
@@ -20,18 +22,27 @@ Handler = TypeVar("Handler", bound=Callable[..., Awaitable[Any]])
 
 
 def answers(handler: Handler) -> Handler:
-    """Return *handler* with every error turned into the errno the caller sees."""
+    """Return *handler* with every error turned into the errno the caller sees; it is counted."""
+    name = handler.__name__
+    timing = timing_of(name)
+    counts, clock = timing.counts, time.perf_counter_ns
 
     @functools.wraps(handler)
     async def answer(*args: Any) -> Any:
+        started = clock()
         try:
             return await handler(*args)
         except FileError as error:
-            raise pyfuse3.FUSEError(error.errno) from None
-        except pyfuse3.FUSEError:
+            raise pyfuse3.FUSEError(failed(name, error.errno)) from None
+        except pyfuse3.FUSEError as error:
+            failed(name, error.errno)
             raise
         except Exception as error:
-            raise pyfuse3.FUSEError(_explain(handler.__name__, error)) from None
+            raise pyfuse3.FUSEError(failed(name, _explain(name, error))) from None
+        finally:
+            took_ns = clock() - started
+            counts[took_ns.bit_length()] += 1
+            timing.sum_ns += took_ns
 
     return answer  # type: ignore[return-value]  # the wrapper keeps the handler's signature
 

@@ -22,7 +22,7 @@ from pondfs.vfs.attr import Change
 from pondfs.vfs.base import Caller
 from pondfs.vfs.namespace import Listing
 from pondfs.vfs.nodes import Node
-from pondfs.vfs.past import CONTROL, LOG, STATUS, TAGS, VERSIONS
+from pondfs.vfs.past import CONTROL, TAGS, TEXTS, VERSIONS
 from pondfs.vfs.past_history import HISTORY, is_history
 from pondfs.vfs.vfs import Vfs
 
@@ -291,7 +291,7 @@ class Operations(pyfuse3.Operations):
             if inode == CONTROL:
                 handle = self.talks.open(ctx)
                 return FileInfo(fh=handle, direct_io=True, keep_cache=False, nonseekable=True)
-            if inode in (LOG, STATUS):
+            if inode in TEXTS:
                 if flags & os.O_ACCMODE:
                     self._vfs.may_change(inode)
                 text = await self._vfs.past.open_text(inode)

@@ -22,6 +22,7 @@ No trio: everything here blocks and is called from threads. In reading order:
 - ``trace`` ``path_trace``: names and nodes through all rows, or those about one path;
   ``changes`` ``lives``: what differs between two versions, what happened to one path;
   ``usage``: what each version added; ``equality``: with them
+- ``measure``: what the pond takes: live, history, left over
 - ``preview``: the rows of a coming version, to be compared or handed over; ``listing``: rows of
   versions with the paths they are about
 - ``news``: what another process committed

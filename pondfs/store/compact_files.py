@@ -6,6 +6,7 @@ that what is held at once is `PART_ROWS` of them without their content, and one 
 
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
@@ -60,6 +61,7 @@ def write_files(
     Durability: the new data files and their names are fsynced on return.
     Raises: OSError, StoreDamaged; what was written is gone then.
     """
+    started = time.monotonic()
     counts = [_count_rows(file) for file in plan.files]
     total = sum(counts)
     group_rows = min(max(LEAST_GROUP_ROWS, total // GROUPS_WANTED), GROUP_ROWS)
@@ -82,7 +84,7 @@ def write_files(
 
     try:
         writer.write(groups(), plan.bytes, FULL_BYTES)
-        return writer.finish({})
+        return writer.finish({"took_s": round(time.monotonic() - started, 3)})
     except BaseException:
         writer.discard()
         raise

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from pondfs.errors import NoSuchVersion, NotAPond, NotPermitted, StoreDamaged
 from pondfs.extent import Content, Extent
+from pondfs.figures import CacheCounts, Figures
 from pondfs.node import ROOT, NodeId, Version
 from pondfs.oplog import Cut, Row, Settled, Summary, VersionInfo
 from pondfs.store import commit, journal, prune_swap, table
@@ -31,6 +32,7 @@ from pondfs.store.leftovers import Handles, Leftovers
 from pondfs.store.lock import ReaderLock, WriterLock, acting_as, find_owner, no_readers
 from pondfs.store.log import has_version, read_versions
 from pondfs.store.logkeeper import LogFigures, LogKeeper
+from pondfs.store.measure import Measurer
 from pondfs.store.names import TableLives
 from pondfs.store.news import LogFeed
 from pondfs.store.prune_swap import Swap
@@ -82,6 +84,7 @@ class DeltaStore:
         # How often files were swapped: what was folded meanwhile is folded again.
         self._swaps = 0
         self._keeper = RowKeeper(path)
+        self._measurer = Measurer(path, is_writer=lock is not None)
         self._images = Images(
             path, self._reader, lambda: list(self._files), writable=lock is not None
         )
@@ -414,6 +417,15 @@ class DeltaStore:
     def statvfs(self) -> os.statvfs_result:
         """Return the figures of the disk the store is on."""
         return os.fstatvfs(self._fd)
+
+    def measure(self, budget_s: float) -> Figures:
+        """Return what the pond takes. See `interfaces.Store.measure`."""
+        # The copy: a stage may be under way.
+        return self._measurer.measure(budget_s, frozenset(self._staged))
+
+    def cache_counts(self) -> CacheCounts | None:
+        """Return how reading fared. See `interfaces.Store.cache_counts`."""
+        return CacheCounts.of(self._reader)
 
     # --- the rest ---
 

@@ -48,7 +48,7 @@ def load(
         up_to: the newest version that is wanted; None for any.
     Returns: None when there is none, or none that would do.
     """
-    path = _path(store)
+    path = path_of(store)
     try:
         return _load(path, files, up_to)
     except FileNotFoundError:
@@ -102,7 +102,7 @@ def save(store: str, image: TableImage) -> None:
 
     Never fails: what could not be written is folded the next time.
     """
-    path = _path(store)
+    path = path_of(store)
     try:
         replace(path, lambda file: _write(file, image))
     except TROUBLE as error:
@@ -154,5 +154,6 @@ def _whole(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks else pa.array([], column.type)
 
 
-def _path(store: str) -> str:
+def path_of(store: str) -> str:
+    """Return where the saved image of a pond is."""
     return os.path.join(store, POND_DIR, "image")

@@ -31,6 +31,7 @@ import numpy as np
 from pondfs import __version__
 from pondfs.errors import StoreDamaged, UsageError
 from pondfs.extent import Content
+from pondfs.figures import Compaction
 from pondfs.interfaces import Tree
 from pondfs.node import Version
 from pondfs.store.commit import add_action
@@ -48,6 +49,7 @@ from pondfs.store.files import data_files
 from pondfs.store.image import TableImage
 from pondfs.store.lock import ONESELF, Owner, acting_as
 from pondfs.store.log import read_versions
+from pondfs.store.measure import note_compaction
 from pondfs.store.prune_files import version_facts
 from pondfs.store.publish import Publisher
 from pondfs.store.request import COMPACT, PRUNE, Request, read_request
@@ -75,7 +77,10 @@ def load_request(store: str, name: str) -> Request:
         request = read_request(store, path)
         kind = request.facts["kind"]
         by = request.facts["pondfs"]
-        is_one = kind == COMPACT or (kind == PRUNE and len(request.facts["kept"]) > 0)
+        if kind == COMPACT:
+            is_one = request.facts["took_s"] >= 0
+        else:
+            is_one = kind == PRUNE and len(request.facts["kept"]) > 0
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} is no prepared prune ({error}): begin anew") from None
     if by != __version__:
@@ -95,10 +100,12 @@ class Swap:
     Attributes:
         removed: names of the files that went.
         added: the files that came.
+        compaction: what it was and cost, if it was one.
     """
 
     def __init__(self, store: str, request: Request, snapshot: Snapshot) -> None:
         self._store = store
+        self.compaction = _compaction(request, snapshot)
         self._adds = snapshot.adds
         self.removed = {name: number for number, name in enumerate(request.removed)}
         self.added = request.added
@@ -198,7 +205,23 @@ def publish(
         except OSError as error:
             log.warning("delta.appendOnly of %s is restored at the next opening: %s", store, error)
         fault("prune:append-only")
-    return Swap(store, request, snapshot)
+    swap = Swap(store, request, snapshot)
+    if swap.compaction is not None:
+        note_compaction(store, swap.compaction)
+    return swap
+
+
+def _compaction(request: Request, snapshot: Snapshot) -> Compaction | None:
+    if request.facts["kind"] != COMPACT:
+        return None
+    return Compaction(
+        timestamp=time.time(),
+        duration_s=request.facts["took_s"],
+        files_before=len(request.removed),
+        files_after=len(request.added),
+        bytes_before=sum(snapshot.adds[name]["size"] for name in request.removed),
+        bytes_after=sum(file.size for file in request.added),
+    )
 
 
 def _check(

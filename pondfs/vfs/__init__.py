@@ -15,7 +15,8 @@ In reading order:
 - ``access`` ``rights``: what a user may do, where the kernel does not check for us
 - ``follow`` ``swap``: another process's commits; data files that took the place of others
 - ``apply``: a transaction that another process prepared
-- ``committer``: the one task that stages and commits
+- ``committer``: the one task that stages and commits; ``totals``: what it counts
 - ``compactor`` ``upkeep``: keeping data files few; the log short, and the store free of leftovers
+- ``storage``: what the store takes, looked up beside all this
 - ``vfs``: joins them
 """

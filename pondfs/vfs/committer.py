@@ -32,6 +32,7 @@ from pondfs.node import Version
 from pondfs.oplog import Cut, Row, Summary
 from pondfs.vfs import offload
 from pondfs.vfs.pending import COST_PER_CHANGE_BYTES, Pending
+from pondfs.vfs.totals import Totals
 
 log = logging.getLogger("pondfs.commit")
 
@@ -131,6 +132,7 @@ class Committer:
         # The newest one that was cut, the newest that is on disk, and the newest in the table.
         self.version = self.durable = self.published = version
         self.last: LastCommit | None = None
+        self.totals = Totals()
         self.failure: PondError | None = None
         self.failure_errno = 0
         self.refuses_growth = False
@@ -469,6 +471,7 @@ class Committer:
         self._journaled_bytes += size + COST_PER_CHANGE_BYTES * len(cut.rows)
         self._pending.journaled_bytes += size
         self._cut = None
+        self.totals.journaled += 1
         ticket.version = self.durable = cut.version
         return True
 
@@ -499,6 +502,13 @@ class Committer:
             cut.first_seq + len(cut.rows),
             cut.summary.operations,
         )
+        last = self.last
+        cuts = (*earlier, cut)
+        self.totals.committed(
+            last.duration_ms / 1e3,
+            sum(each.first_seq + len(each.rows) for each in cuts),
+            sum(each.summary.bytes_added for each in cuts),
+        )
         self._succeeded()
 
     async def _stage(self) -> None:
@@ -517,6 +527,7 @@ class Committer:
             self._failed("stage", error)
         else:
             pending.stage_done(settled, len(rows), about)
+            self.totals.stages += 1
             self._succeeded()
         self._open_room()
 
@@ -555,6 +566,7 @@ class Committer:
             job.done.set()
 
     def _failed(self, what: str, error: OSError | PondError) -> None:
+        self.totals.failed(what)
         number = error.errno or errno.EIO
         reason = error.strerror if isinstance(error, OSError) else str(error)
         if self._is_timed and (self.failure is None or number != self.failure_errno):

@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+import time
 
 import trio
 
@@ -200,6 +201,7 @@ class Files(Attributes):
         if node is not None and not node.nlink and not stat.S_ISDIR(node.mode):
             return
         await self.committer.commit(publish=False)
+        self.committer.totals.last_fsync = time.time()
 
     def take_room(self, length: int) -> None:
         """Count *length* bytes that are about to be accepted. Raises: FileError ENOSPC."""

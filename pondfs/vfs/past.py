@@ -1,12 +1,12 @@
 """`.pond/`: every version of the whole tree, inside the mount, read-only.
 
 ``at/<when>``, ``versions/<n>``, ``tags/<name>`` are whole trees, ``history/<path>`` is one file's
-(see `past_history`), ``log`` and ``status`` are text, ``control`` is where whoever may read the
-mount asks the daemon (see ``fuse.talk``). Past nodes are ordinary overlay nodes with numbers of
-their own, so that everything that works on a live node (names, attributes, bytes, listing) works
-on them. A tree appears on lookup: its image is folded in
-a thread and kept with the few used last; a number says by itself where its node is (view and place
-in the image), so that nothing has to be kept for what the kernel only remembers.
+(see `past_history`), ``log``, ``status`` and ``metrics`` are text, ``control`` is where whoever may
+read the mount asks the daemon (see ``fuse.talk``). Past nodes are ordinary overlay nodes with
+numbers of their own, so that everything that works on a live node (names, attributes, bytes,
+listing) works on them. A tree appears on lookup: its image is folded in a thread and kept with the
+few used last; a number says by itself where its node is (view and place in the image), so that
+nothing has to be kept for what the kernel only remembers.
 
 The same version under two names is two views: one directory can't be in two places.
 """
@@ -17,7 +17,7 @@ import logging
 import stat
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import trio
@@ -44,6 +44,8 @@ _PLACE_MASK = (1 << _PLACE_BITS) - 1
 _HANDLE = PAST | 1 << 62
 
 POND, AT, VERSIONS, LOG, STATUS, TAGS, CONTROL = (NodeId(PAST | number) for number in range(1, 8))
+METRICS = NodeId(PAST | 9)  # 8 is `past_history.HISTORY`
+TEXTS = (LOG, STATUS, METRICS)
 
 IMAGES_KEPT = 4
 """Folded past versions kept: two trees to compare, and two more (100 MB for a million nodes)."""
@@ -55,6 +57,7 @@ _TREE = {
     b"history": HISTORY,
     b"log": LOG,
     b"status": STATUS,
+    b"metrics": METRICS,
     b"control": CONTROL,
 }
 _DIRECTORIES = (POND, AT, VERSIONS, TAGS)
@@ -132,6 +135,11 @@ class Past:
         self._handles = 0
         self._exchanges = 0
         self.history = PastHistory(store, nodes, POND)
+        # What the texts hold, each time they are opened; the mount, which knows more, sets some.
+        self.texts: dict[NodeId, Callable[[], Awaitable[str]]] = {
+            LOG: self._log_text,
+            STATUS: self._status_text,
+        }
         nodes.find_past = self._find
 
     def committed(self, version: Version, time_ns: int) -> None:
@@ -277,13 +285,14 @@ class Past:
         await self._committer.between(self._store.put_tag, text, None)
 
     async def open_text(self, node_id: int) -> Node:
-        """Return a new node that holds ``log`` or ``status`` as it is now, for one open handle."""
-        if node_id == STATUS:
-            text = json.dumps(self._describe(), indent=2) + "\n"
-        else:
-            await self._committer.publish()
-            text = _log_text(await offload.run(self._store.list_versions))
-        data = text.encode()
+        """Return a new node that holds one of the `TEXTS` as it is now, for one open handle.
+
+        Raises: FileError EOPNOTSUPP for ``metrics`` of what is not mounted.
+        """
+        read = self.texts.get(NodeId(node_id))
+        if read is None:
+            raise FileError(errno.EOPNOTSUPP)
+        data = (await read()).encode()
         self._handles += 1
         node = Node(NodeId(_HANDLE | self._handles), _attr(stat.S_IFREG | 0o444), POND)
         node.size = len(data)
@@ -294,6 +303,13 @@ class Past:
         node.extents = ExtentMap([Extent(0, len(data), content)] if data else [])
         self._nodes.live[node.id] = node
         return node
+
+    async def _status_text(self) -> str:
+        return json.dumps(self._describe(), indent=2) + "\n"
+
+    async def _log_text(self) -> str:
+        await self._committer.publish()
+        return _log_text(await offload.run(self._store.list_versions))
 
     async def list_versions(self) -> list[Version]:
         """Return all versions, oldest first."""
@@ -329,7 +345,7 @@ class Past:
             if node_id == TAGS:
                 self._take_permissions(node)
             return node
-        if node_id in (LOG, STATUS, CONTROL):
+        if node_id in (*TEXTS, CONTROL):
             mode = 0o666 if node_id == CONTROL else 0o444
             return Node(node_id, _attr(stat.S_IFREG | mode), POND)
         number = (node_id & ~PAST) >> _PLACE_BITS

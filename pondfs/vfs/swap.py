@@ -34,6 +34,8 @@ async def swap_files(vfs: "Vfs", request: str, *, now: bool = True) -> int:
     # Not while a restore copies from what may be old files.
     async with vfs.restorer.lock:
         swap, image = await vfs.committer.between(_swap, vfs.store, vfs.nodes.image, request)
+        if swap.compaction is not None:
+            vfs.committer.totals.compactions += 1
         held = adopt(vfs.nodes, vfs.store, swap, image)
         vfs.past.exchanged()
         await vfs.invalidate(Stale(entries=vfs.past.entries()))

@@ -9,6 +9,7 @@ from pondfs.vfs.namespace import Namespace
 from pondfs.vfs.nodes import Node
 from pondfs.vfs.past import Past
 from pondfs.vfs.restore import Restorer
+from pondfs.vfs.storage import Storage
 from pondfs.vfs.xattr import Xattrs
 
 
@@ -17,6 +18,7 @@ class Vfs(Namespace, Files, Xattrs):
 
     def __init__(self, store: Store, options: VfsOptions) -> None:
         super().__init__(store, options)
+        self.storage = Storage(store)
         self.past = Past(store, self.nodes, self.committer, self.describe)
         self.committer.on_commit = self.past.committed
         self.restorer = Restorer(self)
@@ -46,8 +48,10 @@ class Vfs(Namespace, Files, Xattrs):
         committer = self.committer
         last = committer.last
         return {
-            "version": committer.published,
+            "version": committer.durable,
             **self.pending.describe(),
+            "journaled_versions": committer.durable - committer.published,
+            "journaled_bytes": self.pending.journaled_bytes,
             "last_commit": None
             if last is None
             else {

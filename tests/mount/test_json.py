@@ -56,6 +56,8 @@ CALLS: list[tuple[str, ...]] = [
     ("rm", "-n", "-r", "d"),
     ("rm", "new/copy"),
     ("sync",),
+    ("recover", "-n"),
+    ("recover",),
     ("commit", "-m", "one more"),
     ("restore", "--at", "2", "gone", "-n"),
     ("restore", "--at", "2", "gone"),

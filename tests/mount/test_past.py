@@ -208,6 +208,7 @@ def test_ponddir_hidden_visible_off(pond: PondMount) -> None:
         "control",
         "history",
         "log",
+        "metrics",
         "status",
         "tags",
         "versions",
