@@ -89,7 +89,7 @@ def names_in_table(store: Path) -> set[str]:
 @pytest.fixture
 def slow_pond(pond_unmounted: PondMount) -> PondMount:
     """A pond whose timer never fires within a test, and which holds two committed files."""
-    pond = pond_unmounted.mount("commit=3600")
+    pond = pond_unmounted.mount("commit=3600,fsync=delta")
     (pond.mnt / "file").write_bytes(b"content")
     (pond.mnt / "another").write_bytes(b"another")
     fsync_directory(pond.mnt)
@@ -109,13 +109,64 @@ def test_a_sync_makes_one_version(slow_pond: PondMount, trigger: Callable[[Path]
     assert "new" in names_in_table(pond.store)
 
 
+@pytest.mark.parametrize("trigger", TRIGGERS)
+def test_a_sync_makes_one_version_in_the_journal(
+    pond_unmounted: PondMount, trigger: Callable[[Path], None]
+) -> None:
+    """It has its number at once, and comes into the table with the others, as itself."""
+    pond = pond_unmounted.mount("commit=3600,fsync=journal")
+    (pond.mnt / "file").write_bytes(b"content")
+    (pond.mnt / "another").write_bytes(b"another")
+    before, entries = pond.status()["version"], versions(pond)
+    for number in (1, 2, 3):
+        (pond.mnt / f"new{number}").write_bytes(b"new")
+        with (pond.mnt / "file").open("r+b") as file:
+            file.write(b"%d" % number)
+        trigger(pond.mnt)
+        status = pond.status()
+        assert (status["version"], status["journaled_versions"]) == (before + number, number)
+    assert versions(pond) == entries
+    pond.commit()
+    assert delta_log.head_version(pond.store) == before + 3
+    assert len(delta_log.read_log(pond.store)) == entries + 2  # the table's own, and one for all
+    assert [record["version"] for record in pond.log()] == list(range(before + 3, 0, -1))
+    rows = pl.read_delta(str(pond.store), columns=["version", "name"])
+    found = dict(
+        rows.filter(pl.col("name").str.starts_with("new")).select("name", "version").rows()
+    )
+    assert found == {f"new{number}": before + number for number in (1, 2, 3)}
+
+
+def test_the_timer_brings_what_is_journaled_into_the_table(pond_unmounted: PondMount) -> None:
+    """Whether or not anything else is pending by then."""
+    pond = pond_unmounted.mount("commit=1,fsync=journal")
+    (pond.mnt / "new").write_bytes(b"new")
+    fsync_directory(pond.mnt)
+    wait_until(lambda: delta_log.head_version(pond.store) == 2, "version 2 in the table", 10)
+    assert pond.status()["journaled_versions"] == 0
+
+
+def test_much_that_is_journaled_comes_into_the_table(pond_unmounted: PondMount) -> None:
+    """Long before the timer does: it is memory, and what a crash leaves to do."""
+    pond = pond_unmounted.mount("commit=3600,fsync=journal")
+    block = os.urandom(MIB)
+    with (pond.mnt / "log").open("wb", buffering=0) as file:
+        for _ in range(60):
+            file.write(block)
+            os.fsync(file.fileno())
+    assert delta_log.head_version(pond.store) > 40
+    assert len(delta_log.read_log(pond.store)) < 8
+    assert pond.status()["journaled_bytes"] < 25 * MIB
+    assert (pond.store / "_pond" / "journal").stat().st_size < 40 * MIB
+
+
 def test_unmounting_makes_one_version(slow_pond: PondMount) -> None:
     """On return of umount.pond everything is in it."""
     pond, before = slow_pond, versions(slow_pond)
     (pond.mnt / "new").write_bytes(b"new")
     pond.umount()
     assert versions(pond) == before + 1
-    pond.mount("commit=3600")
+    pond.mount("commit=3600,fsync=delta")
     assert (pond.mnt / "new").read_bytes() == b"new"
 
 
@@ -132,7 +183,7 @@ def test_the_timer_commits(pond_unmounted: PondMount) -> None:
 @pytest.mark.parametrize("kind", ["content", "names"])
 def test_much_pending_commits(pond_unmounted: PondMount, kind: str) -> None:
     """Changes past ``max_pending``, of either kind, become versions without anyone asking."""
-    pond = pond_unmounted.mount("commit=3600", "max_pending=1M")
+    pond = pond_unmounted.mount("commit=3600,fsync=delta", "max_pending=1M")
     before = versions(pond)
     content = b"content" * 1000 if kind == "content" else b""
     count = 300 if kind == "content" else 1500
@@ -202,7 +253,7 @@ def test_a_save_by_rename_leaves_no_temporary_name(slow_pond: PondMount) -> None
 
 def test_a_big_write_is_one_version_and_little_memory(pond_unmounted: PondMount) -> None:
     """600 MiB, staged as they come, appear as a whole with one fsync; the daemon stays small."""
-    pond = pond_unmounted.mount("commit=3600")
+    pond = pond_unmounted.mount("commit=3600,fsync=delta")
     (pond.mnt / "first").write_bytes(b"first")
     fsync_directory(pond.mnt)
     before = versions(pond)

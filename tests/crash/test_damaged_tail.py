@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 Damage = Callable[[Path], list[Path]]
 """Damages a store; returns the files that must end up set aside, deepest harm first."""
 
+OPTIONS = "commit=3600,fsync=delta"
+"""Each fsync makes a log entry."""
+
 
 def sync(path: Path) -> None:
     """fsync a file or a directory."""
@@ -43,7 +46,7 @@ class Original:
     """A store of a few versions, its last two trees, and its files: copied for each damage."""
 
     def __init__(self, pond: PondMount) -> None:
-        pond.mount("commit=3600")
+        pond.mount(OPTIONS)
         for number in range(3):
             (pond.mnt / f"folder{number}").mkdir()
             (pond.mnt / f"folder{number}" / "file").write_bytes(os.urandom(5000))
@@ -167,7 +170,7 @@ def test_a_bad_last_commit_is_set_aside(
     bad = damage(pond.store)
     content = {path: path.read_bytes() for path in bad}
     pond.allow_log("set.aside", *(path.name for path in bad))
-    mounted = pond.run("mount.pond", str(pond.store), str(pond.mnt), "-o", "commit=3600")
+    mounted = pond.run("mount.pond", str(pond.store), str(pond.mnt), "-o", OPTIONS)
     for path in bad:
         assert path.name in mounted.stderr, "mount.pond does not name it"
         assert path.name in pond.daemon_log(), "the daemon's log does not name it"
@@ -190,7 +193,7 @@ def go_on(pond: PondMount, tree: TreeModel, version: int) -> None:
     sync(pond.mnt / "folder0" / "next")
     assert delta_log.head_version(pond.store) == version
     pond.umount()
-    second = pond.run("mount.pond", str(pond.store), str(pond.mnt), "-o", "commit=3600")
+    second = pond.run("mount.pond", str(pond.store), str(pond.mnt), "-o", OPTIONS)
     assert second.stderr == "", "the second mount has something to complain about"
     now = snapshot(pond.mnt)
     (pond.mnt / "folder0" / "next").unlink()
@@ -216,7 +219,7 @@ def test_files_of_no_commit_do_no_harm(original: Original, pond: PondMount) -> N
     }
     for path, content in strays.items():
         path.write_bytes(content)
-    pond.mount("commit=3600")
+    pond.mount(OPTIONS)
     assert not original.after.differences(snapshot(pond.mnt))
     assert not set_aside(pond.store)
     go_on(pond, original.after, original.version + 1)
@@ -235,7 +238,7 @@ def test_a_bad_entry_in_the_middle_is_no_tail(original: Original, pond: PondMoun
     assert_refused(pond, refused, middle.name)
     assert fingerprint(pond.store) == before
     middle.write_bytes(content)
-    pond.mount("commit=3600")
+    pond.mount(OPTIONS)
     assert not original.after.differences(snapshot(pond.mnt))
 
 

@@ -55,7 +55,7 @@ def disk_pond(disk: SmallDisk, make_pond: MakePond, tmp_path: Path) -> Iterator[
     run([require("mount"), "--bind", elsewhere, local])
     pond = make_pond(store=disk.root / "pond")
     pond.allow_log("No space left", "Read-only file system", "takes commits again")
-    yield pond.mount("commit=3600")
+    yield pond.mount("commit=3600,fsync=delta")
     disk.turn("rw")  # so that even a failed test's pond can be unmounted
     disk.free()
 
@@ -188,7 +188,7 @@ def test_a_file_larger_than_the_disk(disk: SmallDisk, disk_pond: PondMount) -> N
 def test_the_timer_retries_and_logs_once(disk: SmallDisk, disk_pond: PondMount) -> None:
     """Nobody calls fsync: the daemon itself goes on trying, quietly, until the disk has room."""
     write_synced(disk_pond.mnt / "old", b"old")
-    pond = disk_pond.remount("commit=1")
+    pond = disk_pond.remount("commit=1,fsync=delta")
     version = delta_log.head_version(pond.store)
     disk.fill()
     (pond.mnt / "old").chmod(0o600)
@@ -209,6 +209,34 @@ def wait_for_attempts(pond: PondMount, output: Path, count: int) -> None:
             lambda: sum(creation.search(line) is not None for line in tracer.lines()) >= count,
             f"{count} more attempts",
         )
+
+
+def test_what_is_journaled_waits_for_room(disk: SmallDisk, disk_pond: PondMount) -> None:
+    """What was synced into the journal is durable though the table has no room for it.
+
+    When the table's disk is found to be full, whoever syncs from then on is told; a kill in that
+    state loses nothing that was acknowledged; with room everything arrives.
+    """
+    pond = disk_pond.remount("commit=3600,fsync=journal")
+    (pond.mnt / "first").write_bytes(b"first")
+    sync(pond.mnt)
+    disk.fill()
+    (pond.mnt / "second").write_bytes(os.urandom(100_000))
+    sync(pond.mnt)
+    assert delta_log.head_version(pond.store) < pond.status()["version"]
+    assert pond.pond("commit", check=False).returncode == 8
+    (pond.mnt / "first").rename(pond.mnt / "renamed")
+    sync(pond.mnt, errno.ENOSPC)
+    (pond.mnt / "renamed").rename(pond.mnt / "first")
+    before = snapshot(pond.mnt)
+    pond.kill()
+    refused = pond.run("mount.pond", str(pond.store), str(pond.mnt), check=False)
+    assert (refused.returncode, refused.stderr.count("\n")) == (32, 1)
+    assert "No space left" in refused.stderr
+    disk.free()
+    pond.mount("commit=3600,fsync=journal")
+    assert not before.differences(snapshot(pond.mnt))
+    assert_arrived(pond)
 
 
 def test_a_read_only_disk(disk: SmallDisk, disk_pond: PondMount) -> None:
@@ -274,7 +302,7 @@ def test_an_io_error(pond_unmounted: PondMount, tmp_path: Path, failing: str) ->
 
     Source: https://lwn.net/Articles/752063/ (PostgreSQL's fsync surprise).
     """
-    pond = pond_unmounted.mount("commit=3600")
+    pond = pond_unmounted.mount("commit=3600,fsync=delta")
     pond.allow_log("Input/output error", "takes commits again")
     write_synced(pond.mnt / "old", b"old")
     version = delta_log.head_version(pond.store)
