@@ -52,8 +52,12 @@ MEMORY_BYTES = 64 << 20
 changes without content, which can't be staged, are committed."""
 
 JOURNAL_BYTES = 24 << 20
-"""Journaled versions with this much to write are published, whatever their age: it is memory, what
-an opening after a crash has to do, and with it one Delta commit a second at 24 MB/s."""
+"""Journaled versions with this much to write are published, whatever their age: it is memory, and
+what an opening after a crash has to do."""
+
+JOURNAL_SOON_BYTES, JOURNAL_SOON_S = 4 << 20, 1.0
+"""With this much they are published a second after the first: who syncs meanwhile waits for it, so
+it shall be little; and more than one Delta commit a second would be a burden of its own."""
 
 LARGE_CUT_BYTES = 8 << 20
 """A version with more content is no smaller in the journal than in the table: it goes there."""
@@ -350,10 +354,7 @@ class Committer:
             # Before a commit that somebody waits for: or whoever keeps asking would keep it out.
             return "job"
         if self._journaled and (
-            self._wants_publishing
-            or self._grants
-            or now >= self._journaled_since + self._commit_s
-            or self._journaled_bytes >= JOURNAL_BYTES
+            self._wants_publishing or self._grants or now >= self._publish_at()
         ):
             # For the same reason.
             return "publish"
@@ -382,6 +383,15 @@ class Committer:
             return "stage"
         return None
 
+    def _publish_at(self) -> float:
+        """Return when what is journaled shall be published."""
+        if self._journaled_bytes >= JOURNAL_BYTES:
+            return -math.inf
+        is_much = self._journaled_bytes >= JOURNAL_SOON_BYTES
+        return self._journaled_since + (
+            min(JOURNAL_SOON_S, self._commit_s) if is_much else self._commit_s
+        )
+
     def _next_deadline(self) -> float:
         if self._holders:
             return math.inf
@@ -389,10 +399,10 @@ class Committer:
             return self._retry_at
         since = self._pending.since
         if since is None:
-            return self._journaled_since + self._commit_s
+            return self._publish_at()
         # Once a second while there is something: changes without content have no other way to
         # say that they passed the memory limit.
-        return min(min(since, self._journaled_since) + self._commit_s, trio.current_time() + 1.0)
+        return min(since + self._commit_s, self._publish_at(), trio.current_time() + 1.0)
 
     async def _commit(self, *, only_journaled: bool = False) -> None:
         """Commit the cut that is left over, then what is pending; or what is journaled alone."""

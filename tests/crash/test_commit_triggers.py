@@ -154,8 +154,8 @@ def test_much_that_is_journaled_comes_into_the_table(pond_unmounted: PondMount) 
         for _ in range(60):
             file.write(block)
             os.fsync(file.fileno())
-    assert delta_log.head_version(pond.store) > 40
-    assert len(delta_log.read_log(pond.store)) < 8
+    assert delta_log.head_version(pond.store) > 60 - 25
+    assert len(delta_log.read_log(pond.store)) < 30
     assert pond.status()["journaled_bytes"] < 25 * MIB
     assert (pond.store / "_pond" / "journal").stat().st_size < 40 * MIB
 
