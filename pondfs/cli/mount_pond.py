@@ -53,6 +53,9 @@ def command(
       uid= gid= umask=    show this owner, group, 0777 less these bits
       commit=SECONDS      commit what is pending after so long (5)
       max_pending=SIZE    and when it exceeds SIZE (no limit)
+      fsync=journal|delta what an fsync makes: a record in the journal, for the next commit, or
+                          a commit of its own, which other readers see at once (journal)
+      compact=on|off      put small data files together in the background (on)
       xattr               extended attributes (slows small writes)
       acl                 POSIX ACLs; implies xattr
       attr_timeout= entry_timeout= negative_timeout=SECONDS
