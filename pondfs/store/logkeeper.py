@@ -208,8 +208,10 @@ class LogKeeper:
         with self._busy:
             newest = self._publisher.next_entry - 1
             entries, checkpoints = list_log(self._log_dir)
+            self._sound.intersection_update(checkpoints)
             self._oldest = entries[0] if entries else newest + 1
-            horizon = self._find_horizon(checkpoints, newest)
+            oldest = min([*entries[:1], *checkpoints[:1]], default=0)
+            horizon = self._find_horizon(checkpoints, oldest, newest)
             waiting = [version for version in checkpoints[:-1] if version > horizon]
             self._clean_at = time.monotonic() + LOOK_AGAIN_S if waiting else math.inf
             if horizon < 0:
@@ -242,17 +244,21 @@ class LogKeeper:
             log.debug("removed %d old files of the log of %s", len(old), self._path)
         return len(old)
 
-    def _find_horizon(self, checkpoints: list[int], newest: int) -> int:
-        """Return the checkpoint below which nothing is needed; -1 when there is none."""
+    def _find_horizon(self, checkpoints: list[int], oldest: int, newest: int) -> int:
+        """Return the checkpoint below which nothing is needed; -1 when there is none.
+
+        Or when nothing is below it: then it need not be read.
+        """
         *older, last = [version for version in checkpoints if version <= newest] or [-1]
         pointed = _last_checkpoint(self._log_dir)
         if pointed in checkpoints:
             # Readers begin there, also where a crash kept it from naming a newer one.
             older = [version for version in older if version <= pointed]
         older = [version for version in older if version <= newest - KEPT_ENTRIES]
-        if not self._is_sound(last):
+        useful = [version for version in older if version > oldest and self._is_old(version)]
+        if not useful or not self._is_sound(last):
             return -1
-        return next((v for v in reversed(older) if self._is_old(v) and self._is_sound(v)), -1)
+        return next(filter(self._is_sound, reversed(useful)), -1)
 
     def _is_old(self, version: int) -> bool:
         written_s = _written_s(self._log_dir, version)
