@@ -55,8 +55,8 @@ KEPT_ENTRIES = 100
 """The newest entries stay in any case: ``pond log -n 20`` has its answer there, a follower that
 fell behind a little goes on, and a newest entry that is not whole has some before it."""
 
-REMOVED_AT_ONCE = 1000
-"""Files removed in one go, 10 ms: the first time there may be a hundred thousand."""
+REMOVED_AT_ONCE = 500
+"""Files removed in one go, some 10 ms: the first time there may be a hundred thousand."""
 
 LOOK_AGAIN_S = 60.0
 """How often it is looked whether a checkpoint has become a horizon."""
