@@ -83,7 +83,7 @@ class LogFigures:
 class LogKeeper:
     """Writes the checkpoints of one pond and removes old entries. For the holder of its lock.
 
-    Any thread may call; one at a time does something.
+    Any thread may call; one at a time writes, one at a time removes.
     """
 
     def __init__(
@@ -100,7 +100,10 @@ class LogKeeper:
         self._log_fd = log_fd
         self._publisher = publisher
         self._owner = owner
-        self._busy = threading.Lock()
+        # Apart, as removing may take long on a busy disk, and a checkpoint is also written between
+        # two commits, after a prune. It is always newer than what is removed.
+        self._writing = threading.Lock()
+        self._cleaning = threading.Lock()
         self._checkpoint = snapshot.checkpoint
         self._checkpoint_s = _written_s(log_dir, snapshot.checkpoint)
         self._oldest = snapshot.oldest
@@ -152,7 +155,7 @@ class LogKeeper:
         Returns: whether one was written.
         Raises: OSError; the table is as it was then.
         """
-        with self._busy:
+        with self._writing:
             if not self._wants_checkpoint() and not now:
                 return False
             # Taken before the look at the log: all up to there is durable, and has its name.
@@ -205,7 +208,7 @@ class LogKeeper:
         Returns: how many files went.
         Raises: OSError.
         """
-        with self._busy:
+        with self._cleaning:
             newest = self._publisher.next_entry - 1
             entries, checkpoints = list_log(self._log_dir)
             self._sound.intersection_update(checkpoints)
