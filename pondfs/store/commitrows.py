@@ -179,12 +179,14 @@ def _sorted(tables: list[pa.Table]) -> pa.Table:
 
 def _infos(table: pa.Table) -> list[VersionInfo]:
     try:
+        # As one text, that takes half as long.
+        texts = table["metadata"].fill_null("{}").to_pylist()
         return [
-            info_from_facts(version, time_us, json.loads(text or "{}"))
-            for version, time_us, text in zip(
+            info_from_facts(version, time_us, facts)
+            for version, time_us, facts in zip(
                 table["version"].to_pylist(),
                 table["timestamp"].cast(pa.int64()).to_pylist(),
-                table["metadata"].to_pylist(),
+                json.loads(f"[{','.join(texts)}]"),
                 strict=True,
             )
         ]

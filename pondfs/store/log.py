@@ -54,7 +54,9 @@ def _from_entries(store: str, limit: int | None) -> tuple[list[VersionInfo], Ver
         raise NotAPond(f"{store} is no pond (it has no {LOG_DIR})") from None
     versions: list[VersionInfo] = []
     newest = _ANY
-    for number in entries[: -MOST_ENTRIES - 1 : -1]:
+    last_entry = entries[-1] if entries else -1
+    # Not as they are listed: a list that was made while commits came may lack some.
+    for number in range(last_entry, max(-1, last_entry - MOST_ENTRIES), -1):
         if limit is not None and len(versions) >= limit:
             return versions, None
         try:

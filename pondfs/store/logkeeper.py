@@ -55,8 +55,8 @@ KEPT_ENTRIES = 100
 """The newest entries stay in any case: ``pond log -n 20`` has its answer there, a follower that
 fell behind a little goes on, and a newest entry that is not whole has some before it."""
 
-REMOVED_AT_ONCE = 1000
-"""Files removed in one go, 10 ms: the first time there may be a hundred thousand."""
+REMOVED_AT_ONCE = 500
+"""Files removed in one go, some 10 ms: the first time there may be a hundred thousand."""
 
 LOOK_AGAIN_S = 60.0
 """How often it is looked whether a checkpoint has become a horizon."""
@@ -83,7 +83,7 @@ class LogFigures:
 class LogKeeper:
     """Writes the checkpoints of one pond and removes old entries. For the holder of its lock.
 
-    Any thread may call; one at a time does something.
+    Any thread may call; one at a time writes, one at a time removes.
     """
 
     def __init__(
@@ -100,7 +100,10 @@ class LogKeeper:
         self._log_fd = log_fd
         self._publisher = publisher
         self._owner = owner
-        self._busy = threading.Lock()
+        # Apart, as removing may take long on a busy disk, and a checkpoint is also written between
+        # two commits, after a prune. It is always newer than what is removed.
+        self._writing = threading.Lock()
+        self._cleaning = threading.Lock()
         self._checkpoint = snapshot.checkpoint
         self._checkpoint_s = _written_s(log_dir, snapshot.checkpoint)
         self._oldest = snapshot.oldest
@@ -152,7 +155,7 @@ class LogKeeper:
         Returns: whether one was written.
         Raises: OSError; the table is as it was then.
         """
-        with self._busy:
+        with self._writing:
             if not self._wants_checkpoint() and not now:
                 return False
             # Taken before the look at the log: all up to there is durable, and has its name.
@@ -205,11 +208,13 @@ class LogKeeper:
         Returns: how many files went.
         Raises: OSError.
         """
-        with self._busy:
+        with self._cleaning:
             newest = self._publisher.next_entry - 1
             entries, checkpoints = list_log(self._log_dir)
+            self._sound.intersection_update(checkpoints)
             self._oldest = entries[0] if entries else newest + 1
-            horizon = self._find_horizon(checkpoints, newest)
+            oldest = min([*entries[:1], *checkpoints[:1]], default=0)
+            horizon = self._find_horizon(checkpoints, oldest, newest)
             waiting = [version for version in checkpoints[:-1] if version > horizon]
             self._clean_at = time.monotonic() + LOOK_AGAIN_S if waiting else math.inf
             if horizon < 0:
@@ -242,17 +247,21 @@ class LogKeeper:
             log.debug("removed %d old files of the log of %s", len(old), self._path)
         return len(old)
 
-    def _find_horizon(self, checkpoints: list[int], newest: int) -> int:
-        """Return the checkpoint below which nothing is needed; -1 when there is none."""
+    def _find_horizon(self, checkpoints: list[int], oldest: int, newest: int) -> int:
+        """Return the checkpoint below which nothing is needed; -1 when there is none.
+
+        Or when nothing is below it: then it need not be read.
+        """
         *older, last = [version for version in checkpoints if version <= newest] or [-1]
         pointed = _last_checkpoint(self._log_dir)
         if pointed in checkpoints:
             # Readers begin there, also where a crash kept it from naming a newer one.
             older = [version for version in older if version <= pointed]
         older = [version for version in older if version <= newest - KEPT_ENTRIES]
-        if not self._is_sound(last):
+        useful = [version for version in older if version > oldest and self._is_old(version)]
+        if not useful or not self._is_sound(last):
             return -1
-        return next((v for v in reversed(older) if self._is_old(v) and self._is_sound(v)), -1)
+        return next(filter(self._is_sound, reversed(useful)), -1)
 
     def _is_old(self, version: int) -> bool:
         written_s = _written_s(self._log_dir, version)

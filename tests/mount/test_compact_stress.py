@@ -40,7 +40,7 @@ VALUES = {
     "pondfs.store.checkpoint": {"ENTRIES_BETWEEN": 20},
     "pondfs.store.logkeeper": {"KEPT_ENTRIES": 20, "SAFE_AGE_S": 1.0, "LOOK_AGAIN_S": 0.1},
     "pondfs.store.leftovers": {"STRAY_AGE_S": 0.5, "SEEN_S": 0.3},
-    "pondfs.vfs.upkeep": {"LOOK_S": 0.05, "STRAYS_S": 0.2},
+    "pondfs.vfs.upkeep": {"LOOK_S": 0.05, "STRAYS_S": 1.0},
 }
 
 
