@@ -10,10 +10,10 @@ BIN := .venv/bin
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || { sudo -n true 2>/dev/null && echo sudo -n; })
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint fmt bench docs install uninstall clean
+.PHONY: help setup demo test check lint fmt bench bench-scale docs install uninstall clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: packages-run .venv/.dev ## install what is missing; leaves .venv/bin/{pond,mount.pond,umount.pond}
 
@@ -37,6 +37,9 @@ fmt: .venv/.dev ## format the code
 
 bench: .venv/.dev ## compare pond, ext4 and a bare pyfuse3 filesystem (ARGS='--json --quick …')
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+bench-scale: .venv/.dev packages-test ## much of everything: half an hour, 50 GB (ARGS='--only million … --quick')
+	@$(AS_ROOT) $(BIN)/python -m tests.bench.scale $(ARGS)
 
 docs: .venv/.dev ## write the reference pages that are made from the source
 	@$(BIN)/python -m docs.generate

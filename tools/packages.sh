@@ -59,6 +59,8 @@ if [ "$what" = test ]; then
     need_command emacs-nox emacs
     need_command fish fish
     need_command nano nano
+    # Debian keeps its programs out of PATH; pgbench is among them.
+    need postgresql sh -c 'ls /usr/lib/postgresql/*/bin/pgbench'
     need_command rsync rsync
     need_command sqlite3 sqlite3
     need_command strace strace
@@ -81,7 +83,17 @@ fi
 
 printf '==> apt: %s\n' "${missing[*]}"
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+no_cluster=/etc/postgresql-common/createcluster.d/pondfs-packages.conf
+cleanup() {
+    rm -f "$log"
+    [[ " ${missing[*]} " != *' postgresql '* ]] || "${as_root[@]}" rm -f "$no_cluster"
+}
+trap cleanup EXIT
+if [[ " ${missing[*]} " == *' postgresql '* ]]; then
+    # The tests run servers of their own: installing the programs must not leave one running.
+    "${as_root[@]}" mkdir -p "${no_cluster%/*}"
+    echo 'create_main_cluster = false' | "${as_root[@]}" tee "$no_cluster" >/dev/null
+fi
 apt() {
     # A first boot or unattended-upgrades may hold dpkg's lock: wait for it.
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \

@@ -39,17 +39,17 @@ class Row:
         unit = f"× {self.bar.against}" if self.bar.against else self.unit
         return f"{sign} {self.bar.limit:g} {unit}"
 
-    def is_met(self, figures: Mapping[str, float]) -> bool | None:
-        """Say whether pond's figure meets the bar; None if there is no telling."""
-        if self.bar is None or "pond" not in figures:
+    def is_met(self, figures: Mapping[str, float], judged: str = "pond") -> bool | None:
+        """Say whether the figure of *judged* meets the bar; None if there is no telling."""
+        if self.bar is None or judged not in figures:
             return None
         limit = self.bar.limit
         if self.bar.against:
             if self.bar.against not in figures:
                 return None
             limit *= figures[self.bar.against]
-        pond = figures["pond"]
-        return pond >= limit if self.more_is_better else pond <= limit
+        figure = figures[judged]
+        return figure >= limit if self.more_is_better else figure <= limit
 
 
 _BARE = Bar(0.7, "bare")

@@ -11,7 +11,7 @@ import random
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 
@@ -160,8 +160,8 @@ class Tree:
         self._hot = self._dice.randrange(2, 1 << 62)
         self._version = 1
 
-    def build(self) -> None:
-        """Make it, where nothing is yet."""
+    def build(self, tell: Callable[[int], object] = lambda files: None) -> None:
+        """Make it, where nothing is yet. *tell* hears how many files more there are."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         create(self._path)
         store = open_writer(self._path, mountpoint="", socket="")
@@ -169,6 +169,7 @@ class Tree:
             for start in range(0, self._files, FILES_PER_VERSION):
                 stop = min(start + FILES_PER_VERSION, self._files)
                 self._commit(store, list(self._made(start, stop)))
+                tell(stop - start)
             for number in range(min(SMALL_VERSIONS, self._files // 10)):
                 self._commit(store, self._changed(number))
         finally:

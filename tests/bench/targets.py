@@ -175,10 +175,10 @@ class Pond(Mounted):
         self.unmount()
         self.mount()
 
-    def pond(self, *args: str) -> str:
+    def pond(self, *args: str, timeout_s: float = COMMAND_TIMEOUT_S) -> str:
         """Run ``pond`` on the mount, or on the store while there is none; return what it prints."""
         named = str(self.root if harness.is_mounted(self.root) else self.store)
-        return self._run("pond", "--pond", named, *args, timeout_s=COMMAND_TIMEOUT_S)
+        return self._run("pond", "--pond", named, *args, timeout_s=timeout_s)
 
     def _run(self, command: str, *args: str, timeout_s: float) -> str:
         args = (harness.command(command), *args)

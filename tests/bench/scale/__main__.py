@@ -1,0 +1,5 @@
+"""``python -m tests.bench.scale``: what ``make bench-scale`` runs."""
+
+from tests.bench.scale.run import main
+
+main()

@@ -1,0 +1,65 @@
+"""What a store holds: data files, log entries, bytes. Beside a daemon that goes on working."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from pondfs.errors import StoreDamaged
+from pondfs.store.deltalog import LOG_DIR, BadHeadError, list_log, read_snapshot
+
+_LOOK_S = 1.0
+
+
+def live_files(store: Path) -> list[str]:
+    """Return the data files that the table's newest version has."""
+    for last_try in (False, False, True):
+        try:
+            return list(read_snapshot(str(store / LOG_DIR)).adds)
+        except (BadHeadError, StoreDamaged, FileNotFoundError):
+            if last_try:
+                raise
+            # The daemon took entries away between our listing and our reading.
+    raise AssertionError
+
+
+def delta_version(store: Path) -> int:
+    """Return the number of the newest log entry."""
+    entries, checkpoints = list_log(str(store / LOG_DIR))
+    return max([*entries, *checkpoints], default=-1)
+
+
+def log_entries(store: Path) -> int:
+    """Return how many files the log's directory has: what every Delta reader lists."""
+    return len(os.listdir(store / LOG_DIR))
+
+
+def data_files(store: Path) -> int:
+    """Return how many data files lie there, those no longer of use included."""
+    return sum(name.endswith(".parquet") for name in os.listdir(store))
+
+
+def bytes_of(path: Path) -> int:
+    """Return what all below *path* takes on the disk; files may come and go meanwhile."""
+    return sum(status.st_blocks * 512 for status in _all_below(os.fspath(path)))
+
+
+def _all_below(path: str) -> Iterator[os.stat_result]:
+    with os.scandir(path) as entries:
+        for entry in entries:
+            try:
+                yield entry.stat(follow_symlinks=False)
+                if entry.is_dir(follow_symlinks=False):
+                    yield from _all_below(entry.path)
+            except FileNotFoundError:
+                continue
+
+
+def wait_maintained(store: Path, most_files: int, timeout_s: float) -> int:
+    """Return the number of live files when it is small enough, or when time is up."""
+    deadline = time.monotonic() + timeout_s
+    while (count := len(live_files(store))) > most_files and time.monotonic() < deadline:
+        time.sleep(_LOOK_S)
+    return count
