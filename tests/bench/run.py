@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
 import tempfile
 from pathlib import Path
@@ -18,17 +17,20 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 if __name__ == "__main__":  # run by its path: Python has put this folder first, not the repository
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from tests.bench.bars import ROWS, Row
+from tests.bench.bars import ROWS
+from tests.bench.machine import Machine
+from tests.bench.page import PAGE, Page
 from tests.bench.suite import WORKLOADS, Plan, Results
+from tests.bench.table import FigureTable, ratio, summary
 from tests.bench.targets import TARGETS, Bare, Target
+from tests.bench.written import SAME_LOOP, TABLES, table_of, write
 from tests.mount import harness
 
-_VERDICTS = {True: "met", False: "missed", None: ""}
+ALL_TARGETS = "pond,bare,ext4"
 
 
 def choose(only: list[str] | None) -> list[str]:
@@ -46,14 +48,7 @@ def choose(only: list[str] | None) -> list[str]:
     ]
 
 
-def ratio(figures: dict[str, float], other: str) -> float | None:
-    """Return pond's figure as a multiple of *other*'s."""
-    if "pond" not in figures or not figures.get(other):
-        return None
-    return figures["pond"] / figures[other]
-
-
-def report(results: Results, plan: Plan, filesystem: str) -> dict[str, Any]:
+def report(results: Results, plan: Plan, machine: Machine) -> dict[str, Any]:
     """Return everything measured, for ``--json``."""
     rows = {}
     for name in results.figures:
@@ -64,74 +59,22 @@ def report(results: Results, plan: Plan, filesystem: str) -> dict[str, Any]:
             "more_is_better": row.more_is_better,
             "median": figures,
             "rounds": results.figures[name],
-            "pond/bare": ratio(figures, "bare"),
-            "pond/ext4": ratio(figures, "ext4"),
+            "pond/bare": ratio(figures, "pond", "bare"),
+            "pond/ext4": ratio(figures, "pond", "ext4"),
             "bar": row.bar_text(),
             "met": row.is_met(figures),
         }
     return {
-        "machine": {
-            "cpus": os.cpu_count(),
-            "kernel": platform.release(),
-            "python": platform.python_version(),
-            "filesystem": filesystem,
-            "load": os.getloadavg()[0],
-            "root": os.geteuid() == 0,
-        },
+        "machine": machine.json(),
         "scale": plan.scale,
         "rows": rows,
         "failures": results.failures,
     }
 
 
-def render(results: Results, plan: Plan, filesystem: str) -> Table:
-    """Return the table: figures, pond's ratios, bar, verdict."""
-    scale = "" if plan.scale == 1 else f", sizes × {plan.scale:g}"
-    title = f"{filesystem}, {os.cpu_count()} CPUs, kernel {platform.release()}{scale}"
-    table = Table(title=title, title_justify="left")
-    table.add_column("work")
-    names = [target.name for target in plan.targets]
-    for heading in ("unit", *names, "pond/bare", "pond/ext4"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("bar", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    for row in ROWS.values():
-        if row.name not in results.figures:
-            continue
-        figures = results.medians(row.name)
-        ratios = [ratio(figures, other) for other in ("bare", "ext4")]
-        table.add_row(
-            row.work,
-            row.unit,
-            *(_figure(figures.get(name)) for name in names),
-            *("" if each is None else f"{each:.2f}" for each in ratios),
-            row.bar_text(),
-            _verdict(row, figures),
-        )
-    return table
-
-
-def _figure(value: float | None) -> str:
-    if value is None:
-        return ""
-    if value >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.3f}"
-
-
-def _verdict(row: Row, figures: dict[str, float]) -> str:
-    met = row.is_met(figures)
-    colour = {True: "green", False: "bold red", None: ""}[met]
-    return f"[{colour}]{_VERDICTS[met]}[/]" if colour else ""
-
-
-def summary(results: Results) -> str:
-    """Return the one line that says how the bars were met."""
-    verdicts = {name: ROWS[name].is_met(results.medians(name)) for name in results.figures}
-    missed = [name for name, met in verdicts.items() if met is False]
-    met_count = sum(met is True for met in verdicts.values())
-    text = f"bars: {met_count} met, {len(missed)} missed"
-    text = f"{text}: {', '.join(missed)}" if missed else text
+def verdict_line(results: Results, table: FigureTable) -> str:
+    """Return the one line that says how the bars were met, and what failed."""
+    text = summary(table.verdicts())
     broken = [name for name, targets in results.failures.items() if "pond" in targets]
     return f"{text}; failed: {', '.join(broken)}" if broken else text
 
@@ -142,10 +85,14 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         "--json", nargs="?", const="-", metavar="FILE", help="write JSON too; alone: only JSON"
     )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="workloads or rows")
+    parser.add_argument(
+        "--write", nargs="?", type=Path, const=PAGE, metavar="PAGE",
+        help="put whole tables into docs/reference/performance.md",
+    )  # fmt: skip
     parser.add_argument("--scale", type=float, default=1.0, help="multiply all sizes by this")
     parser.add_argument("--rounds", type=int, help="repeat every workload this often")
     parser.add_argument("--quick", action="store_true", help="the same as --scale 0.1 --rounds 1")
-    parser.add_argument("--targets", default="pond,bare,ext4", help="some of pond,bare,ext4")
+    parser.add_argument("--targets", default=ALL_TARGETS, help="some of pond,bare,ext4")
     parser.add_argument(
         "--dir", type=Path, default=Path("/var/tmp"), help="a folder on the disk to measure"
     )
@@ -166,11 +113,11 @@ def main(argv: list[str] | None = None) -> None:
     chosen = arguments(argv)
     names = choose(chosen.only)
     wanted = chosen.targets.split(",")
+    page = Page(chosen.write) if chosen.write else None
     screen = Console(stderr=True)
     with tempfile.TemporaryDirectory(prefix="pond-bench-", dir=chosen.dir) as folder:
         base = Path(folder)
-        filesystem = harness.run(["stat", "-f", "-c", "%T", base]).stdout.strip()
-        filesystem = {"ext2/ext3": "ext4"}.get(filesystem, filesystem)
+        machine = Machine.here(base)
         targets: list[Target] = [kind(base) for name, kind in TARGETS.items() if name in wanted]
         for target in targets:
             if isinstance(target, Bare) and chosen.bare_spin_us is not None:
@@ -197,17 +144,39 @@ def main(argv: list[str] | None = None) -> None:
         finally:
             harness.sweep(base)  # an interrupted run leaves no mount
     if chosen.json:
-        text = json.dumps(report(results, plan, filesystem), indent=2)
+        text = json.dumps(report(results, plan, machine), indent=2)
         if chosen.json == "-":
             print(text)
             return
         Path(chosen.json).write_text(text + "\n")
     console = Console(width=None if sys.stdout.isatty() else 150)
-    console.print(render(results, plan, filesystem))
+    table = table_of(results, tuple(ROWS), [target.name for target in targets])
+    scale = "" if plan.scale == 1 else f", sizes × {plan.scale:g}"
+    console.print(table.rich(machine.text() + scale))
     for name, by_target in results.failures.items():
         for target_name, why in by_target.items():
             console.print(f"failed: {name} on {target_name}: {why}", style="red", markup=False)
-    console.print(summary(results), highlight=False)
+    if page is not None:
+        tables = TABLES if chosen.bare_spin_us is None else (SAME_LOOP,)
+        for line in write(page, results, machine, _command(chosen), tables):
+            console.print(line, highlight=False)
+    console.print(verdict_line(results, table), highlight=False)
+
+
+def _command(chosen: argparse.Namespace) -> str:
+    """Return what to type to get the same tables."""
+    args = []
+    if chosen.only:
+        args.append("--only " + " ".join(chosen.only))
+    if chosen.targets != ALL_TARGETS:
+        args.append(f"--targets {chosen.targets}")
+    if chosen.rounds:
+        args.append(f"--rounds {chosen.rounds}")
+    if chosen.scale != 1:
+        args.append(f"--scale {chosen.scale:g}")
+    if chosen.bare_spin_us is not None:
+        args.append(f"--bare-spin-us {chosen.bare_spin_us:g}")
+    return f"make bench ARGS='{' '.join(args)}'" if args else "make bench"
 
 
 if __name__ == "__main__":

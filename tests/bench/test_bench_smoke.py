@@ -18,8 +18,11 @@ import pytest
 
 from tests.bench import run, trees
 from tests.bench.bars import ROWS, Bar, Row
-from tests.bench.suite import WORKLOADS, Plan
+from tests.bench.machine import Machine
+from tests.bench.page import PAGE, Page
+from tests.bench.suite import WORKLOADS, Plan, Results
 from tests.bench.targets import TARGETS, Bare, Target
+from tests.bench.written import SAME_LOOP, TABLES, write
 
 TINY = 0.002
 
@@ -116,3 +119,25 @@ def test_run_prints_a_table_and_the_missed_bars(
     figures = json.loads(written.read_text())
     assert figures["failures"] == {}
     assert [len(figures["rows"]["mkdir"]["rounds"][name]) for name in ("bare", "ext4")] == [2, 2]
+
+
+def test_only_whole_tables_are_written_to_the_page(tmp_path: Path) -> None:
+    """Else some rows of a table would be older than its date."""
+    page = Page(Path(shutil.copy(PAGE, tmp_path)))
+    assert {kept.name for kept in (*TABLES, SAME_LOOP)} <= page.names()
+    before = page.path.read_text()
+    machine, results = Machine.here(tmp_path), Results()
+    sql, past = (next(kept for kept in TABLES if kept.name == name) for name in ("sql", "past"))
+    results.add("pond", dict.fromkeys(sql.rows, 1.0) | {past.rows[0]: 2.0})
+    told = write(page, results, machine, "make bench", TABLES)
+    assert [line.split()[0] for line in told] == ["past", "sql"]
+    assert "not written" in told[0]
+    after = page.path.read_text()
+    start, end = (text.index("<!-- bench: sql -->") for text in (before, after))
+    assert before[:start] == after[:end]
+    assert f"Measured {machine.date} by `make bench`: " in after[end:]
+    assert after[end:].partition("<!-- end -->")[0].count("| 1 |") == len(sql.rows)
+    results.add("pond", dict.fromkeys(TABLES[0].rows, 1.0))
+    told = write(page, results, machine, "make bench", TABLES)
+    assert told[0].startswith("everyday not written")
+    assert page.path.read_text() == after
