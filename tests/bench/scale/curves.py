@@ -6,18 +6,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 NAME = "field-server"
+WINDOW = 6
+"""So many hours at the beginning, but for the first, and at the end are held against each other."""
 TITLE = "A day of a field server, hour by hour"
 
 _PANELS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     ("fsync", "ms", (("fsync_p99", "99th percentile"), ("fsync", "median"))),
-    ("memory of the daemon", "MB", (("rss", "RSS"), ("rss_anon", "RssAnon"))),
-    ("time to open", "s", (("open", "a second mount, read-only"),)),
-    ("data files", "files", (("files", "in the table"),)),
-    ("log directory", "files", (("log", "entries and checkpoints"),)),
-    ("store", "MB", (("store", "all of it"),)),
+    ("memory", "MB", (("rss", "RSS"), ("rss_anon", "RssAnon"))),
+    ("time to open, by a second mount", "s", (("open", ""),)),
+    ("data files in the table", "files", (("files", ""),)),
+    ("log directory", "files", (("log", ""),)),
+    ("whole store", "MB", (("store", ""),)),
 )
 _COLOURS = ("#0b6e99", "#d9730d")
-_INK, _GRID, _PAPER = "#222222", "#dddddd", "#ffffff"  # paper of its own: any page may be around it
+# Paper of its own: the page around may be light or dark.
+_INK, _GRID, _BAND, _PAPER = "#222222", "#dddddd", "#f1f1ec", "#ffffff"
 
 
 def draw(curves: Mapping[str, Sequence[float]], folder: Path, caption: str) -> list[Path]:
@@ -45,7 +48,15 @@ def draw(curves: Mapping[str, Sequence[float]], folder: Path, caption: str) -> l
             axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
             axes.grid(color=_GRID, linewidth=0.8)
             axes.spines[["top", "right"]].set_visible(False)
-            axes.legend(loc="lower right", frameon=True, facecolor=_PAPER, edgecolor=_GRID)
+            for first, last in _compared(len(values)):
+                axes.axvspan(first, last, color=_BAND, zorder=0)
+            if len(lines) == 1:
+                continue
+            # Beside the title: inside it would lie over a line sooner or later.
+            axes.legend(
+                loc="lower right", bbox_to_anchor=(1.01, 0.98), ncols=2, frameon=False,
+                handlelength=1.2, columnspacing=1.0,
+            )  # fmt: skip
         figure.suptitle(caption, fontsize=10)
         folder.mkdir(parents=True, exist_ok=True)
         written = [folder / f"{NAME}.{kind}" for kind in ("png", "svg")]
@@ -53,3 +64,8 @@ def draw(curves: Mapping[str, Sequence[float]], folder: Path, caption: str) -> l
         figure.savefig(written[1], metadata={"Date": None})
         plt.close(figure)
     return written
+
+
+def _compared(hours: int) -> list[tuple[int, int]]:
+    """Return the first and the last hour of what is compared, where that is in a row at all."""
+    return [(2, WINDOW + 1), (hours - WINDOW + 1, hours)] if hours > 2 * WINDOW else []

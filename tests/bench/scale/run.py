@@ -119,7 +119,7 @@ def _write(page: Page, outcome: Outcome, machine: Machine) -> None:
         folder = page.path.parent / "images"
         curves.draw(outcome.bench.curves, folder, machine.text())
         text += f"\n![{curves.TITLE}](images/{curves.NAME}.png)\n"
-        text += f"\nThe same as [SVG](images/{curves.NAME}.svg).\n"
+        text += f"\nShaded is what is compared. The same as [SVG](images/{curves.NAME}.svg).\n"
     page.write(outcome.section.name, text)
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import median
 
 from tests.bench.scale.bench import Bench, Section
+from tests.bench.scale.curves import WINDOW
 from tests.bench.scale.million import mount_s
 from tests.bench.scale.process import memory_of
 from tests.bench.scale.programs import LINE, Times
@@ -34,7 +35,6 @@ QUICK_HOURS, QUICK_COMMITS = 4, 5
 COPY_IN_HOUR = 12
 FLAT = 1.3
 EARLY, LATE = "hours 2–7", "hours 19–24"
-_WINDOW = 6
 
 
 def run(bench: Bench) -> None:
@@ -57,8 +57,8 @@ def run(bench: Bench) -> None:
             bench.show.advance()
         logs.check(hours * commits)
     for name, values in bench.curves.items():
-        bench.note(f"server_{name}", median(values[1 : 1 + _WINDOW]), EARLY)
-        bench.note(f"server_{name}", median(values[-_WINDOW:]), LATE)
+        bench.note(f"server_{name}", median(values[1 : 1 + WINDOW]), EARLY)
+        bench.note(f"server_{name}", median(values[-WINDOW:]), LATE)
 
 
 def _look(bench: Bench, pond: Pond, times: Times) -> None:
