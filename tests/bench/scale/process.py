@@ -36,12 +36,12 @@ def memory_of(pond: Pond) -> Memory:
     return Memory(found["VmRSS"], found["RssAnon"], found["RssFile"], found["VmHWM"])
 
 
-def note_memory(bench: Bench, pond: Pond, row: str) -> None:
+def note_memory(bench: Bench, pond: Pond, row: str, column: str = "pond") -> None:
     """Note what is resident as *row*, and its parts as the two rows named after it."""
     memory = memory_of(pond)
-    bench.note(row, memory.resident)
-    bench.note(f"{row}_anon", memory.anonymous)
-    bench.note(f"{row}_file", memory.of_files)
+    bench.note(row, memory.resident, column)
+    bench.note(f"{row}_anon", memory.anonymous, column)
+    bench.note(f"{row}_file", memory.of_files, column)
 
 
 def forget_peak(pond: Pond) -> None:
