@@ -38,6 +38,7 @@ HOUR_S = 15.0
 QUICK_HOURS, QUICK_COMMITS = 4, 5
 COPY_IN_HOUR = 12
 FLAT = 1.3
+TOOTHED = ("files", "log")
 EARLY, LATE = "hours 2–7", "hours 19–24"
 
 
@@ -62,8 +63,10 @@ def run(bench: Bench) -> None:
             bench.show.advance()
         logs.check(hours * commits)
     for name, values in bench.curves.items():
-        bench.note(f"server_{name}", median(values[1 : 1 + WINDOW]), EARLY)
-        bench.note(f"server_{name}", median(values[-WINDOW:]), LATE)
+        # What grows until it is tidied has teeth like a saw: of those the tips are compared.
+        middle = max if name in TOOTHED else median
+        bench.note(f"server_{name}", middle(values[1 : 1 + WINDOW]), EARLY)
+        bench.note(f"server_{name}", middle(values[-WINDOW:]), LATE)
 
 
 def _look(bench: Bench, pond: Pond, times: Times) -> None:
@@ -156,9 +159,9 @@ SECTION = Section(
         told("server_fsync", "… median", "ms"),
         at_most("server_rss", "RSS", "MB", FLAT, EARLY),
         told("server_rss_anon", "… of that RssAnon", "MB"),
-        at_most("server_files", "data files", "files", FLAT, EARLY),
+        at_most("server_files", "data files, the most", "files", FLAT, EARLY),
         told("server_files_on_disk", "… on the disk, old ones included", "files"),
-        at_most("server_log", "files in the log's directory", "files", FLAT, EARLY),
+        at_most("server_log", "files in the log's directory, the most", "files", FLAT, EARLY),
         at_most("server_open", "time to open: a second mount, read-only", "s", FLAT, EARLY),
         told("server_store", "the whole store", "MB"),
         told("server_hour", "what an hour took", "s"),
