@@ -16,7 +16,6 @@ grows here, and is told, not judged.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from pathlib import Path
@@ -28,7 +27,13 @@ from tests.bench.scale.million import mount_s
 from tests.bench.scale.process import memory_of
 from tests.bench.scale.programs import LINE, Times
 from tests.bench.scale.rows import at_most, told
-from tests.bench.scale.stored import bytes_of, data_files, live_files, log_entries
+from tests.bench.scale.stored import (
+    age_checkpoints,
+    bytes_of,
+    data_files,
+    live_files,
+    log_entries,
+)
 from tests.bench.targets import Pond
 from tests.bench.trees import make_tree
 from tests.mount import harness
@@ -58,7 +63,7 @@ def run(bench: Bench) -> None:
             taken_ms = logs.live(commits, bench.seconds(HOUR_S, 0.0))
             hour_s = time.monotonic() - started
             _look(bench, pond, Times.of(taken_ms))
-            _age(pond.store, began_s)
+            age_checkpoints(pond.store, began_s)
             _keep(bench, "hour", hour_s)
             bench.show.advance()
         logs.check(hours * commits)
@@ -86,15 +91,6 @@ def _look(bench: Bench, pond: Pond, times: Times) -> None:
         _keep(bench, "open", mount_s(beside))
     finally:
         beside.close()
-
-
-def _age(store: Path, before_s: float) -> None:
-    """Make the checkpoints that were written before then as old as they would be."""
-    for path in (store / "_delta_log").glob("*.checkpoint.parquet"):
-        with contextlib.suppress(FileNotFoundError):  # its time had come
-            written_s = path.stat().st_mtime
-            if written_s < before_s:
-                os.utime(path, (written_s, written_s - 3600))
 
 
 def _keep(bench: Bench, name: str, value: float) -> None:

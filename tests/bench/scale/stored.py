@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pondfs.errors import StoreDamaged
@@ -57,9 +58,21 @@ def _all_below(path: str) -> Iterator[os.stat_result]:
                 continue
 
 
-def wait_maintained(store: Path, most_files: int, timeout_s: float) -> int:
-    """Return the number of live files when it is small enough, or when time is up."""
+def age_checkpoints(store: Path, before_s: float) -> None:
+    """Make the log's checkpoints that were written before then an hour older.
+
+    By their age it is told which entries may go; and here ten minutes would be as good as never.
+    """
+    for path in (store / LOG_DIR).glob("*.checkpoint.parquet"):
+        with contextlib.suppress(FileNotFoundError):  # its time had come
+            written_s = path.stat().st_mtime
+            if written_s < before_s:
+                os.utime(path, (written_s, written_s - 3600))
+
+
+def wait_at_most(count: Callable[[Path], int], store: Path, most: int, timeout_s: float) -> int:
+    """Return what is counted when it is no more than *most*, or when time is up."""
     deadline = time.monotonic() + timeout_s
-    while (count := len(live_files(store))) > most_files and time.monotonic() < deadline:
+    while (found := count(store)) > most and time.monotonic() < deadline:
         time.sleep(_LOOK_S)
-    return count
+    return found
