@@ -153,8 +153,13 @@ class Pending:
     @property
     def memory_bytes(self) -> int:
         """Memory that pending changes hold, about."""
+        return self.new_bytes + self.inflight
+
+    @property
+    def new_bytes(self) -> int:
+        """That of changes which no cut has taken."""
         changes = len(self.nodes) + len(self.entries) + len(self.removed)
-        return self.bytes + self.inflight + COST_PER_CHANGE_BYTES * changes
+        return self.bytes + COST_PER_CHANGE_BYTES * changes
 
     @property
     def empty(self) -> bool:

@@ -81,6 +81,15 @@ def test_commits_are_counted(quiet: PondMount) -> None:
         file.flush()
         os.fsync(file.fileno())
     metrics, status = read(quiet.mnt), quiet.status()
+    assert metrics("pondfs_journaled_versions_total") == 1
+    assert metrics("pondfs_journal_versions") == 1
+    assert metrics("pondfs_journal_bytes") == 300
+    assert metrics("pondfs_version") == status["version"]
+    assert metrics("pondfs_commit_duration_seconds_count") == 1
+    assert metrics("pondfs_pending_bytes") == 0
+    quiet.commit()
+    metrics = read(quiet.mnt)
+    assert metrics("pondfs_journal_versions") == 0
     assert metrics("pondfs_commit_duration_seconds_count") == 2
     assert metrics("pondfs_commit_duration_seconds_bucket", le="+Inf") == 2
     assert metrics("pondfs_commit_bytes_sum") == 5300
@@ -91,8 +100,8 @@ def test_commits_are_counted(quiet: PondMount) -> None:
     assert metrics("pondfs_version") == status["version"]
     assert metrics("pondfs_pending_bytes") == 0
     assert metrics("pondfs_pending_age_seconds") == 0
-    committed = metrics("pondfs_last_commit_timestamp_seconds")
-    assert 0 <= metrics("pondfs_last_fsync_timestamp_seconds") - committed < 60
+    synced = metrics("pondfs_last_fsync_timestamp_seconds")
+    assert 0 <= metrics("pondfs_last_commit_timestamp_seconds") - synced < 60
 
 
 def test_what_the_pond_takes(quiet: PondMount) -> None:
@@ -202,6 +211,7 @@ def test_all_that_are_written_down_are_told(quiet: PondMount) -> None:
     (quiet.mnt / "file").write_bytes(b"x")
     with open(quiet.mnt / "file", "rb+") as file:
         os.fsync(file.fileno())
+    quiet.commit()
     text = (quiet.mnt / ".pond/metrics").read_text()
     told = {family.name for family in text_string_to_metric_families(text)}
     missing = {family.name for family in FAMILIES} - told
