@@ -21,7 +21,7 @@ import pyarrow as pa
 from pondfs.node import Version
 from pondfs.store.content import DataFile
 from pondfs.store.image import ATTRS, Blob, Columns, TableImage
-from pondfs.store.records import TROUBLE, BadRecordError, Kind, read_records, replace, write_record
+from pondfs.store.records import TROUBLE, BadRecordError, Kind, map_records, replace, write_record
 from pondfs.store.table import POND_DIR
 
 log = logging.getLogger("pondfs.store")
@@ -61,7 +61,8 @@ def load(
 def _load(
     path: str, files: Sequence[DataFile], up_to: Version | None
 ) -> tuple[TableImage, list[DataFile]] | None:
-    tables = list(read_records(path, _KIND))
+    mapped, records = map_records(path, _KIND)
+    tables = list(records)
     if len(tables) != 5:
         raise BadRecordError("it does not have the tables of an image")
     nodes, entries, extents, targets, metadata = tables
@@ -94,7 +95,7 @@ def _load(
         targets=_by_place(targets),
         metadata={place: value.decode() for place, value in _by_place(metadata).items()},
     )
-    return TableImage(version, columns, under), later
+    return TableImage(version, columns, under, mapped), later
 
 
 def save(store: str, image: TableImage) -> None:

@@ -18,11 +18,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from pondfs.errors import CommitFailed, FileError
+from pondfs.interfaces import Image
 from pondfs.node import ROOT, NodeId
 from pondfs.store.delta import DeltaStore
 from pondfs.vfs.attr import Change
 from pondfs.vfs.base import Caller, VfsOptions
+from pondfs.vfs.nodes import CLEAN
 from pondfs.vfs.pending import DEAD_BYTES
+from pondfs.vfs.rebase import Rebaser
 from pondfs.vfs.vfs import Vfs
 
 ME = Caller(os.getuid(), os.getgid())
@@ -87,6 +90,8 @@ class VfsMachine(RuleBasedStateMachine):
     def open(self) -> None:
         self.store = FaultyStore(DeltaStore.open_writer(self.path, mountpoint="", socket=""))
         self.vfs = Vfs(self.store, VfsOptions())
+        self.rebaser = Rebaser(self.vfs)
+        self.image: Image | None = None
 
     def teardown(self) -> None:
         self.store.close()
@@ -293,6 +298,25 @@ class VfsMachine(RuleBasedStateMachine):
     def stage(self) -> None:
         self.do(self.vfs.committer._stage)
 
+    @rule()
+    def save_image(self) -> None:
+        """Which is turned to now or later, when there may be versions that it does not have."""
+        self.image = self.store.save_image()
+        assert self.image is not None
+        assert self.image.version == self.vfs.committer.published
+
+    @precondition(lambda self: self.image is not None)
+    @rule()
+    def turn_to_image(self) -> None:
+        image, self.image = self.image, None
+        assert image is not None
+        self.do(self.rebaser.turn_to, image)
+        live = self.vfs.nodes.live.values()
+        assert all(node.changed == CLEAN or node.changed > image.version for node in live)
+        if self.vfs.pending.empty and image.version == self.vfs.committer.published:
+            held = {node_id for node_id, _ in self.handles}
+            assert {node.id for node in live} <= {ROOT, *held}
+
     @rule(fails=st.booleans())
     def commit_all(self, fails: bool) -> None:
         self.store.fails = int(fails)
@@ -357,6 +381,8 @@ class VfsMachine(RuleBasedStateMachine):
     @invariant()
     def the_tree_is_the_models(self) -> None:
         assert self.walk() == self.snapshot()
+        live = self.vfs.nodes.live.values()
+        assert self.vfs.nodes.changed == sum(node.changed != CLEAN for node in live)
         assert self.vfs.nodes.count() == len(self.dirs) + len(set(map(id, self.files.values())))
 
     @invariant()
