@@ -1,6 +1,5 @@
 """The store: a pond's durable half on a local disk."""
 
-import ctypes
 import logging
 import math
 import os
@@ -42,6 +41,7 @@ from pondfs.store.lock import (
     rewriting,
 )
 from pondfs.store.log import read_versions
+from pondfs.store.memory import release_memory
 from pondfs.store.names import TableLives
 from pondfs.store.news import LogFeed, load_rows
 from pondfs.store.prune_swap import Swap
@@ -398,7 +398,7 @@ class DeltaStore:
             if swaps == self._swaps:
                 break
         if image.node_count > _MANY_NODES:
-            self.release_memory()
+            release_memory()
         if version is None and image.version < self._version:
             raise StoreDamaged(
                 f"pond {self.path} has rows up to version {image.version} only, but its log says "
@@ -414,18 +414,11 @@ class DeltaStore:
     def save_image(self) -> TableImage | None:
         """Save the newest version's image and return it. See `interfaces.Store.save_image`."""
         self._check_writable()
-        image = self._images.save()
-        if image is not None and image.node_count > _MANY_NODES:
-            self.release_memory()
-        return image
+        return self._images.save()
 
     def release_memory(self) -> None:
-        """Give memory that nobody uses back to the system: 500 MB after folding a million nodes."""
-        pa.default_memory_pool().release_unused()
-        try:
-            ctypes.CDLL(None).malloc_trim(0)
-        except AttributeError:
-            pass  # a C library without it (musl)
+        """Give memory that nobody uses back to the system. See `interfaces.Store`."""
+        release_memory()
 
     def find_touched(self, after: Version, up_to: Version) -> set[NodeId]:
         """Return the nodes and directories of rows in a range. See `interfaces.Store`."""

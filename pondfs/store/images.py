@@ -15,6 +15,7 @@ from pondfs.store import imagefile
 from pondfs.store.content import ContentReader, DataFile
 from pondfs.store.fold import fold_rows
 from pondfs.store.image import TableImage
+from pondfs.store.memory import release_memory
 from pondfs.store.rowcache import RowCache
 from pondfs.store.scan import in_order, read_rows
 
@@ -87,6 +88,7 @@ class Images:
         except (StoreDamaged, OSError) as error:
             log.warning("no new image of %s was saved: %s", self._store, error)
             return None
+        release_memory()
         if found is None or found[1]:
             return None  # why is in the log
         self._saved = found[0].version
@@ -160,6 +162,7 @@ class Images:
         except (StoreDamaged, OSError) as error:
             # Files were exchanged meanwhile, say: the next image will know the new ones.
             log.info("no new image of %s was saved: %s", self._store, error)
+        release_memory()
 
     def _exchange(
         self,
@@ -187,6 +190,7 @@ class Images:
                 self._renew_rows()
         except (StoreDamaged, OSError) as error:
             log.info("the image of %s could not be brought along: %s", self._store, error)
+        release_memory()
 
     def _renew_rows(self) -> None:
         files, cache = in_order(self._files(), None), RowCache(self._store)

@@ -38,7 +38,7 @@ FEW_CHANGED, MANY_CHANGED = 2_000, 50_000
 """Changed nodes in memory (1 KB each) at which an image is saved. Between the two a twentieth of
 the tree: an image costs what there is."""
 
-PAUSE_S, PAUSE_TIMES = 10.0, 20
+PAUSE_S, PAUSE_TIMES = 3.0, 20
 """Between two images: so long, and so many times what one took. So at most 5 % of a processor goes
 into them."""
 
@@ -85,7 +85,8 @@ class Rebaser:
             return False
         many = min(max(FEW_CHANGED, nodes.count() // 20), MANY_CHANGED)
         return (
-            nodes.changed >= many
+            # What is pending no image can have.
+            nodes.changed - len(vfs.pending.nodes) >= many
             # What was folded at opening is in memory, what is saved need not be.
             or (not nodes.image.is_mapped and nodes.image.node_count >= MANY_CHANGED)
             or vfs.store.rows_since_image >= MANY_ROWS
