@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -21,6 +22,7 @@ from pondfs.errors import CommitFailed, FileError
 from pondfs.interfaces import Image
 from pondfs.node import ROOT, NodeId
 from pondfs.store.delta import DeltaStore
+from pondfs.vfs import rebase
 from pondfs.vfs.attr import Change
 from pondfs.vfs.base import Caller, VfsOptions
 from pondfs.vfs.nodes import CLEAN
@@ -316,6 +318,31 @@ class VfsMachine(RuleBasedStateMachine):
         if self.vfs.pending.empty and image.version == self.vfs.committer.published:
             held = {node_id for node_id, _ in self.handles}
             assert {node.id for node in live} <= {ROOT, *held}
+
+    @precondition(lambda self: self.image is not None and self.files)
+    @rule(which=st.data(), after=st.integers(0, 12), commits=st.booleans())
+    def unlink_while_turning(self, which: st.DataObject, after: int, commits: bool) -> None:
+        """A name goes, and a version comes, between two of the turn's steps."""
+        image, self.image = self.image, None
+        assert image is not None
+        path = which.draw(st.sampled_from(sorted(self.files)))
+        parent = self.node_id(path[:-1])
+
+        async def main() -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.rebaser.turn_to, image)
+                for _ in range(after):
+                    await trio.lowlevel.checkpoint()
+                self.vfs.unlink(parent, path[-1])
+                if commits:
+                    assert await self.commit() is None
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(rebase, "SLICE", 1)
+            self.do(main)
+        self.files.pop(path).names -= 1
+        if commits:
+            self.committed = self.snapshot()
 
     @rule(fails=st.booleans())
     def commit_all(self, fails: bool) -> None:
