@@ -66,7 +66,12 @@ class Rebaser:
         """Look now and then, until cancelled."""
         while True:
             await trio.sleep(LOOK_S)
-            await self.look()
+            try:
+                await self.look()
+            except Exception:
+                # Whatever it is: ending the mount would lose what is pending.
+                log.exception("no newer image is used, which harms nothing; please report it")
+                self._not_before = trio.current_time() + RETRY_S
 
     async def look(self) -> None:
         """Do what is due."""
