@@ -109,6 +109,7 @@ class Rebaser:
             taken = trio.current_time() - started
             before = len(self._nodes.live)
             await self.turn_to(image)
+        await self._give_back()
         self._not_before = trio.current_time() + max(PAUSE_S, PAUSE_TIMES * taken)
         log.debug(
             "version %d is the image now, saved in %.2f s; %d nodes of %d stay in memory",
