@@ -97,6 +97,38 @@ def test_what_the_kernel_holds_keeps_its_attributes_only(tree: Tree) -> None:
     tree.run(work)
 
 
+def test_what_is_newer_than_the_image_stays(tree: Tree) -> None:
+    """A version that came while it was folded; what is pending; a file that lost its name."""
+
+    async def work() -> None:
+        vfs = tree.vfs
+        ids = {name: tree.file(name) for name in (b"old", b"later", b"pending", b"gone")}
+        for node_id in ids.values():
+            await vfs.write(node_id, 0, b"one")
+        vfs.open(ids[b"gone"], os.O_RDONLY)
+        await vfs.committer.commit()
+        vfs.unlink(ROOT, b"gone")
+        await vfs.committer.commit()
+        image = tree.store.save_image()
+        await vfs.write(ids[b"later"], 0, b"two")
+        made = tree.file(b"made")
+        await vfs.committer.commit()
+        await vfs.write(ids[b"pending"], 0, b"two")
+        await Rebaser(vfs).turn_to(image)
+        vfs.forget([(node_id, 1) for node_id in (*ids.values(), made)])
+        assert set(vfs.nodes.live) == {ROOT, made, *ids.values()} - {ids[b"old"]}
+        assert vfs.nodes.count() == 5
+        assert await tree.content(b"old") == b"one"
+        assert await tree.content(b"later") == b"two"
+        assert await tree.content(b"pending") == b"two"
+        assert await tree.content(b"made") == b""
+        assert bytes(await vfs.read(ids[b"gone"], 0, 9)) == b"one"
+        vfs.release(ids[b"gone"])
+        assert ids[b"gone"] not in vfs.nodes.live
+
+    tree.run(work)
+
+
 def test_a_disk_without_room(tree: Tree, caplog: pytest.LogCaptureFixture) -> None:
     """It is tried again much later, and the tree is as it was."""
     (tree.path / "_pond/image.tmp").mkdir()
