@@ -77,18 +77,19 @@ def test_what_the_kernel_holds_keeps_its_attributes_only(tree: Tree) -> None:
     async def work() -> None:
         vfs = tree.vfs
         vfs.make(ROOT, b"d", stat.S_IFDIR | 0o755, 0, ME)
-        held, opened = tree.file(b"held"), tree.file(b"open")
-        for node_id in (held, opened):
+        held, opened, written = tree.file(b"held"), tree.file(b"still"), tree.file(b"open")
+        for node_id in (held, opened, written):
             await vfs.write(node_id, 5000, b"content")
         vfs.open(opened, os.O_RDONLY)
+        vfs.open(written, os.O_RDWR)
         await vfs.committer.commit()
-        await vfs.write(opened, 0, b"later")
+        await vfs.write(written, 0, b"later")
         await Rebaser(vfs).renew()
         root, node = vfs.nodes.live[ROOT], vfs.nodes.live[held]
         assert (root.children, node.extents, node.allocated_bytes) == (None, None, 7)
         assert node.changed == CLEAN
-        assert vfs.nodes.live[opened].changed != CLEAN
-        assert vfs.nodes.live[opened].extents is not None
+        assert vfs.nodes.live[written].changed != CLEAN
+        assert None not in (vfs.nodes.live[written].extents, vfs.nodes.live[opened].extents)
         assert await tree.content(b"held") == bytes(5000) + b"content"
         assert await tree.content(b"open") == b"later" + bytes(4995) + b"content"
         vfs.forget([(held, 2)])
@@ -105,20 +106,24 @@ def test_what_is_newer_than_the_image_stays(tree: Tree) -> None:
         ids = {name: tree.file(name) for name in (b"old", b"later", b"pending", b"gone")}
         for node_id in ids.values():
             await vfs.write(node_id, 0, b"one")
-        vfs.open(ids[b"gone"], os.O_RDONLY)
         await vfs.committer.commit()
+        await Rebaser(vfs).renew()
+        vfs.open(ids[b"gone"], os.O_RDONLY)
+        assert vfs.nodes.live[ids[b"gone"]].extents is None
         vfs.unlink(ROOT, b"gone")
+        await vfs.write(ids[b"old"], 3, b"!")
         await vfs.committer.commit()
         image = tree.store.save_image()
         await vfs.write(ids[b"later"], 0, b"two")
         made = tree.file(b"made")
         await vfs.committer.commit()
         await vfs.write(ids[b"pending"], 0, b"two")
-        await Rebaser(vfs).turn_to(image)
         vfs.forget([(node_id, 1) for node_id in (*ids.values(), made)])
+        assert set(vfs.nodes.live) == {ROOT, made, *ids.values()}
+        await Rebaser(vfs).turn_to(image)
         assert set(vfs.nodes.live) == {ROOT, made, *ids.values()} - {ids[b"old"]}
         assert vfs.nodes.count() == 5
-        assert await tree.content(b"old") == b"one"
+        assert await tree.content(b"old") == b"one!"
         assert await tree.content(b"later") == b"two"
         assert await tree.content(b"pending") == b"two"
         assert await tree.content(b"made") == b""

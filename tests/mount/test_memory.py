@@ -127,12 +127,12 @@ def test_a_bounded_set_of_files_takes_bounded_memory(make_pond: Any) -> None:
     memory: list[float] = []
     descriptors: list[int] = []
     nodes: list[int] = []
-    for number in range(ROUNDS):
-        work.round(number)
-        nodes.append(settle(pond)["nodes_in_memory"])
-        memory.append(anonymous_mb(pid))
-        descriptors.append(len(os.listdir(f"/proc/{pid}/fd")))
-    work.log.close()
+    with work.log:
+        for number in range(ROUNDS):
+            work.round(number)
+            nodes.append(settle(pond)["nodes_in_memory"])
+            memory.append(anonymous_mb(pid))
+            descriptors.append(len(os.listdir(f"/proc/{pid}/fd")))
     print(f"{nodes=} {descriptors=}", " ".join(f"{mb:.1f}" for mb in memory))
     early, late = slice(WARM_UP, WARM_UP + 2), slice(-2, None)
     # Data files stay open for reading, some more with each round; nothing else may pile up.
