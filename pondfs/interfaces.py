@@ -32,10 +32,15 @@ class StoredNode:
 
 
 class Tree(Protocol):
-    """The stored state of the tree at one version."""
+    """The stored state of the tree at one version.
+
+    Attributes:
+        is_mapped: it is all in a file, and takes memory only where it is looked at.
+    """
 
     version: Version
     node_count: int
+    is_mapped: bool
 
     def find_node(self, node_id: NodeId) -> StoredNode | None:
         """Return the node, or None when this version does not have it."""
@@ -48,6 +53,9 @@ class Tree(Protocol):
 
     def find_parents(self, node_id: NodeId) -> list[NodeId]:
         """Return every directory with an entry for the node. Looks at all entries."""
+
+    def release(self) -> None:
+        """Count no memory that is only mapped from a file; what is looked at comes back. Cheap."""
 
 
 class Image(Tree, Protocol):
@@ -232,6 +240,21 @@ class Store(Protocol):
 
     def load_image_at(self, version: Version | None) -> Image:
         """Fold the oplog into the image of *version* (None: the newest)."""
+
+    @property
+    def rows_since_image(self) -> int:
+        """How many rows were committed since the newest image was saved, as far as we know."""
+
+    def save_image(self) -> Image | None:
+        """Save the newest version's image, and return it as it is mapped from there.
+
+        Beside commits; not while files are exchanged (`swap_files`).
+
+        Returns: None when it could not be saved; the log says why.
+        """
+
+    def release_memory(self) -> None:
+        """Give memory that nobody uses back to the system."""
 
     def list_versions(self) -> list[VersionInfo]:
         """Return all versions, newest first."""

@@ -258,6 +258,7 @@ async def _run(
     from pondfs.status import status
     from pondfs.vfs.compactor import Compactor
     from pondfs.vfs.follow import Follower
+    from pondfs.vfs.rebase import Rebaser
     from pondfs.vfs.upkeep import Upkeep
 
     saved = False
@@ -271,6 +272,7 @@ async def _run(
         nursery.start_soon(vfs.committer.run)
         if options.follow:
             nursery.start_soon(Follower(vfs).run)
+        nursery.start_soon(Rebaser(vfs).run)
         if options.compact and not options.ro:
             nursery.start_soon(Compactor(vfs, options.store).run)
         if not options.ro:

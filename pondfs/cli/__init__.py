@@ -120,12 +120,13 @@ def pond() -> None:
     """
 
 
-class _NoPandas:
-    """Says that there is no pandas: pyarrow and datafusion import it where it is, for 0.2 s, and no
-    command has a use for it. Not for `import pondfs`, whose users may.
+class NoPandas:
+    """Says that there is no pandas: pyarrow and datafusion import it where it is, for 0.2 s and
+    25 MB, and no command has a use for it. Not for `import pondfs`, whose users may.
     """
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        """Refuse pandas; see `importlib.abc.MetaPathFinder`."""
         if name == "pandas":
             raise ModuleNotFoundError("pond does without pandas", name=name)
 
@@ -141,7 +142,7 @@ def main() -> NoReturn:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup(1)
             signal.signal(number, end)
-    sys.meta_path.insert(0, _NoPandas())
+    sys.meta_path.insert(0, NoPandas())
     # numpy comes with a linear algebra library that would start a thread for each core: 10 ms.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     code = run(pond, "pond")

@@ -7,10 +7,12 @@ by the /sbin shim would not do, as root has /sbin in the PATH and may type ``mou
 """
 
 import os
+import sys
 
 import click
 
 from pondfs import __version__
+from pondfs.cli import NoPandas
 from pondfs.cli.run import as_mount_says, run
 from pondfs.errors import UsageError
 from pondfs.options import parse_options
@@ -109,4 +111,5 @@ def main() -> int:
     """Run ``mount.pond``; return its exit code, as mount(8) has them."""
     # See `pondfs.cli.main`; a daemon would keep those threads for life.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    sys.meta_path.insert(0, NoPandas())
     return as_mount_says(run(command, "mount.pond"))

@@ -1,6 +1,5 @@
 """The store: a pond's durable half on a local disk."""
 
-import ctypes
 import logging
 import os
 import resource
@@ -33,6 +32,7 @@ from pondfs.store.lock import ReaderLock, WriterLock, acting_as, find_owner, no_
 from pondfs.store.log import has_version, read_versions
 from pondfs.store.logkeeper import LogFigures, LogKeeper
 from pondfs.store.measure import Measurer
+from pondfs.store.memory import release_memory
 from pondfs.store.names import TableLives
 from pondfs.store.news import LogFeed
 from pondfs.store.prune_swap import Swap
@@ -341,13 +341,27 @@ class DeltaStore:
             if swaps == self._swaps:
                 break
         if image.node_count > _MANY_NODES:
-            _release_memory()
+            release_memory()
         if version is None and image.version < self._version:
             raise StoreDamaged(
                 f"pond {self.path} has rows up to version {image.version} only, but its log says "
                 f"{self._version}: restore it from a backup"
             )
         return image
+
+    @property
+    def rows_since_image(self) -> int:
+        """How many rows came since the newest image was saved. See `interfaces.Store`."""
+        return self._images.rows
+
+    def save_image(self) -> TableImage | None:
+        """Save the newest version's image and return it. See `interfaces.Store.save_image`."""
+        self._check_writable()
+        return self._images.save()
+
+    def release_memory(self) -> None:
+        """Give memory that nobody uses back to the system. See `interfaces.Store`."""
+        release_memory()
 
     def find_touched(self, after: Version, up_to: Version) -> set[NodeId]:
         """Return the nodes and directories of rows in a range. See `interfaces.Store`."""
@@ -524,15 +538,6 @@ class DeltaStore:
             self._lock.release()
         if self._reading is not None:
             self._reading.release()
-
-
-def _release_memory() -> None:
-    """Give what a fold needed on its way back to the system: 500 MB after a million nodes."""
-    pa.default_memory_pool().release_unused()
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except AttributeError:
-        pass  # a C library without it (musl)
 
 
 def _give_away(directory: str, owner: tuple[int, int]) -> None:

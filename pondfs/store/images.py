@@ -1,5 +1,6 @@
 """Images of a pond that is open: folded from the rows, or taken from the saved one and brought up
-to date. Whoever has the writer lock saves the newest now and then, in a thread of its own.
+to date. Whoever has the writer lock saves the newest: at opening and closing if that is worth it,
+and when a mount asks for it.
 """
 
 import logging
@@ -14,6 +15,7 @@ from pondfs.store import imagefile
 from pondfs.store.content import ContentReader, DataFile
 from pondfs.store.fold import fold_rows
 from pondfs.store.image import TableImage
+from pondfs.store.memory import release_memory
 from pondfs.store.rowcache import RowCache
 from pondfs.store.scan import in_order, read_rows
 
@@ -22,10 +24,6 @@ log = logging.getLogger("pondfs.store")
 WORTH_ROWS, WORTH_FILES = 20_000, 200
 """Rows, or data files, after the saved image that make it worth saving at opening or closing: what
 folding them costs (50 ms) each opening would pay again; saving a million nodes takes 0.1 s."""
-
-MANY_ROWS = 200_000
-"""Rows after the saved image at which the next is saved while the pond is mounted: so that a crash
-costs the next opening half a second."""
 
 RENEWED_ROWS = 1_000_000
 """Up to here the cache of rows is made anew after files were exchanged: it takes 170 MB. What it
@@ -56,24 +54,46 @@ class Images:
         self._writable = writable
         # The version of the saved image, as far as we know; rows committed since we last saved one.
         self._saved = Version(0)
-        self._rows = 0
+        self.rows = 0
         self._saving: threading.Thread | None = None
+        # Held by whoever writes the file.
+        self._turn = threading.Lock()
 
     def load(self, version: Version | None) -> TableImage:
         """Return the image of *version*; None: of the newest.
 
         Raises: NoSuchVersion; StoreDamaged when a file is gone or rows make no tree.
         """
-        image = self._fold(version)
+        image = self._fold(in_order(self._files(), version), version)
         if self._writable and version is None and self._is_due():
             self._save_soon(image)
         return image
 
     def note(self, rows: int) -> None:
-        """Count a commit of that many rows; now and then, begin to save a new image."""
-        self._rows += rows
-        if self._rows >= MANY_ROWS:
-            self._save_soon(None)
+        """Count a commit of that many rows."""
+        self.rows += rows
+
+    def save(self) -> TableImage | None:
+        """Save the newest image unless it is; return it as it is mapped. None if that failed."""
+        self.wait()
+        before = self.rows
+        # Those that are committed from here on are counted for the next.
+        files = in_order(self._files(), None)
+        try:
+            with self._turn:
+                found = imagefile.load(self._store, files, None)
+                if found is None or found[1]:
+                    imagefile.save(self._store, self._fold(files, None))
+                    found = imagefile.load(self._store, files, None)
+        except (StoreDamaged, OSError) as error:
+            log.warning("no new image of %s was saved: %s", self._store, error)
+            return None
+        release_memory()
+        if found is None or found[1]:
+            return None  # why is in the log
+        self._saved = found[0].version
+        self.rows -= before
+        return found[0]
 
     def exchange(self, files: list[DataFile], move: Callable[[TableImage], TableImage]) -> None:
         """Have the saved image lead to where things are now: else nobody could use it any more.
@@ -96,7 +116,7 @@ class Images:
     def close(self) -> None:
         """Save the newest image if that is worth it."""
         self.wait()
-        if self._writable and self._rows and self._is_due():
+        if self._writable and self.rows and self._is_due():
             self._save(None)
 
     def _is_due(self) -> bool:
@@ -104,8 +124,7 @@ class Images:
         rows = sum(file.row_count or 0 for file in newer)
         return rows >= WORTH_ROWS or len(newer) >= WORTH_FILES
 
-    def _fold(self, version: Version | None) -> TableImage:
-        files = in_order(self._files(), version)
+    def _fold(self, files: list[DataFile], version: Version | None) -> TableImage:
         saved = imagefile.load(self._store, files, version)
         base, later = saved or (None, files)
         if base is not None:
@@ -124,7 +143,7 @@ class Images:
 
     def _save_soon(self, image: TableImage | None) -> None:
         if self._saving is None or not self._saving.is_alive():
-            self._rows = 0
+            self.rows = 0
             self._saving = threading.Thread(target=self._save, args=(image,), name="image")
             self._saving.start()
 
@@ -134,13 +153,16 @@ class Images:
         Never fails: these are shortcuts for the next opening.
         """
         try:
-            image = self._fold(None) if image is None else image
-            imagefile.save(self._store, image)
+            if image is None:
+                image = self._fold(in_order(self._files(), None), None)
+            with self._turn:
+                imagefile.save(self._store, image)
             self._saved = image.version
             self._renew_rows()
         except (StoreDamaged, OSError) as error:
             # Files were exchanged meanwhile, say: the next image will know the new ones.
             log.info("no new image of %s was saved: %s", self._store, error)
+        release_memory()
 
     def _exchange(
         self,
@@ -161,12 +183,14 @@ class Images:
                 if later:
                     scan = read_rows(later, cache=RowCache(self._store))
                     image = fold_rows(scan, later, self._reader, None, image)
-                imagefile.save(self._store, move(image))
+                with self._turn:
+                    imagefile.save(self._store, move(image))
                 self._saved = image.version
             if sum(file.row_count or 0 for file in self._files()) <= RENEWED_ROWS:
                 self._renew_rows()
         except (StoreDamaged, OSError) as error:
             log.info("the image of %s could not be brought along: %s", self._store, error)
+        release_memory()
 
     def _renew_rows(self) -> None:
         files, cache = in_order(self._files(), None), RowCache(self._store)

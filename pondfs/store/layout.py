@@ -7,6 +7,7 @@ optional column) has to be decoded.
 import os
 from typing import NamedTuple
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pondfs.store.schema import CONTENT
@@ -31,20 +32,18 @@ class Group(NamedTuple):
 def find_groups(parquet: pq.ParquetFile) -> list[Group]:
     """Return the row groups of an open data file, in order."""
     metadata = parquet.metadata
-    schema = metadata.schema
-    # Nearly always the last one.
-    index = len(schema) - 1
-    while index >= 0 and schema.column(index).name != CONTENT:
-        index -= 1
-    if index < 0:
+    # Not `metadata.schema`: it and the metadata would hold each other, 80 KB a file, until the
+    # collector comes, and in a daemon it comes rarely.
+    schema = parquet.schema_arrow
+    if CONTENT not in schema.names:
         raise KeyError(f"it has no column {CONTENT}")
-    column = schema.column(index)
-    required = column.max_definition_level == 0 and column.max_repetition_level == 0
+    field = schema.field(CONTENT)
+    required = not field.nullable and field.type in (pa.binary(), pa.large_binary())
     groups: list[Group] = []
     first_row = 0
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
-        chunk = group.column(index)
+        chunk = _content_of(group)
         start = stop = -1
         if (
             required
@@ -57,6 +56,15 @@ def find_groups(parquet: pq.ParquetFile) -> list[Group]:
         groups.append(Group(first_row, group.num_rows, start, stop))
         first_row += group.num_rows
     return groups
+
+
+def _content_of(group: pq.RowGroupMetaData) -> pq.ColumnChunkMetaData:
+    # Nearly always the last one.
+    for index in reversed(range(group.num_columns)):
+        chunk = group.column(index)
+        if chunk.path_in_schema == CONTENT:
+            return chunk
+    raise KeyError(f"it has no plain column {CONTENT}")
 
 
 class FileBytes:

@@ -44,11 +44,31 @@ def read_records(path: str, kind: Kind) -> Iterator[pa.Table]:
 
     Raises: FileNotFoundError; one of `TROUBLE`.
     """
+    _, records = map_records(path, kind)
+    yield from records
+
+
+def map_records(path: str, kind: Kind) -> tuple[mmap.mmap, Iterator[pa.Table]]:
+    """Return the map that a file's tables are in, and the tables.
+
+    Raises: FileNotFoundError; one of `TROUBLE`, also while going through the tables.
+    """
     with open(path, "rb", buffering=0) as raw:
-        whole = pa.py_buffer(mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ))
-        for start, size, expected in headers(raw.fileno(), whole.size, kind):
+        fd = os.dup(raw.fileno())
+        try:
+            mapped = mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
+        except BaseException:
+            os.close(fd)
+            raise
+    return mapped, _read(fd, mapped, kind)
+
+
+def _read(fd: int, mapped: mmap.mmap, kind: Kind) -> Iterator[pa.Table]:
+    whole = pa.py_buffer(mapped)
+    with open(fd, "rb", buffering=0):
+        for start, size, expected in headers(fd, whole.size, kind):
             # By reading, not through the map: there a bad sector would be the end of us.
-            if checksum(raw.fileno(), start, size) != expected:
+            if checksum(fd, start, size) != expected:
                 raise BadRecordError(f"the record at byte {start} is damaged")
             yield pa.ipc.open_stream(whole.slice(start, size)).read_all()
 

@@ -14,6 +14,7 @@ In reading order:
 - ``plan`` ``planner`` ``execute`` ``restore``: making parts of the tree be as they were
 - ``access`` ``rights``: what a user may do, where the kernel does not check for us
 - ``follow`` ``swap``: another process's commits; data files that took the place of others
+- ``rebase``: a mounted tree turns to newer images, and memory goes back
 - ``apply``: a transaction that another process prepared
 - ``committer``: the one task that stages and commits; ``totals``: what it counts
 - ``compactor`` ``upkeep``: keeping data files few; the log short, and the store free of leftovers

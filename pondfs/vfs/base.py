@@ -6,6 +6,8 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+import trio
+
 from pondfs.errors import FileError
 from pondfs.interfaces import Store
 from pondfs.node import PAST, NodeId, Version
@@ -99,6 +101,8 @@ class VfsBase:
             store, self.pending, self.nodes.image.version, options.commit_s,
             options.max_pending_bytes, journal=options.journal,
         )  # fmt: skip
+        # Held while the tree's image is exchanged for another.
+        self.images_lock = trio.Lock()
         # Paths on which other filesystems are mounted inside this one; set by the mount.
         self.mounted_below: Callable[[], list[tuple[bytes, ...]]] = list
         # Returns when the kernel has forgotten it; set by the mount.

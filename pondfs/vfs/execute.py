@@ -193,6 +193,7 @@ class Executor:
             node.nlink = 0
             pending.discard(node)
             nodes.live.pop(node.id, None)
+            nodes.clean(node)
             nodes.born -= 1
 
     def _put_in_place(self, work: Work) -> Stale:

@@ -69,6 +69,7 @@ class Layer:
         self._base = base
         self.version = base.version
         self.node_count = base.node_count
+        self.is_mapped = False
         self.rows = 0
         # What differs from the image; None for what is no more.
         self._entries: dict[NodeId, dict[bytes, NodeId | None]] = {}
@@ -101,6 +102,10 @@ class Layer:
         found = set(self._base.find_parents(node_id))
         found.update(part for part, names in self._entries.items() if node_id in names.values())
         return [part for part in found if node_id in self.load_entries(part).values()]
+
+    def release(self) -> None:
+        """Count no memory that is only mapped from a file."""
+        self._base.release()
 
     def new_entry(self, directory: NodeId, name: bytes) -> NodeId | None:
         """Return where an entry leads that a version changed; None for nowhere."""

@@ -19,6 +19,9 @@ from pondfs.vfs.past import NAME, POND
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 
+MANY_NAMES = 1000
+"""A listing of so many has looked at most of the image, which then counts as our memory."""
+
 
 class Listing:
     """A directory being listed.
@@ -228,6 +231,8 @@ class Namespace(VfsBase):
     def close_directory(self, listing: Listing) -> None:
         """End a listing."""
         listing.node.opens -= 1
+        if listing.names is not None and len(listing.names) >= MANY_NAMES:
+            self.nodes.image.release()
         self.drop_if_unused(listing.node)
 
     def readlink(self, node_id: NodeId) -> bytes:

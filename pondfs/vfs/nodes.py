@@ -18,6 +18,9 @@ from pondfs.interfaces import StoredNode, Tree
 from pondfs.node import PAST, ROOT, NodeId, new_node_id
 from pondfs.oplog import AttrRow
 
+CLEAN, COMING = 0, 1 << 62
+"""What `Node.changed` is when it is no version: as in the image; changed since the last cut."""
+
 
 class Node:
     """One live file, directory, symlink ...: the overlay's object.
@@ -37,7 +40,9 @@ class Node:
         stored: some row of a version (perhaps a coming one) knows this node.
         shown: what the kernel was last told of its attributes, in the kernel layer's form; None
             when they changed since (`pending.Pending.touch` sees to that).
-        changed: differs from the image, so forget must keep it.
+        changed: the version that carried its last change, or `COMING` before one has: an image
+            older than that does not know it, so forget must keep the node. `CLEAN` when the table's
+            image has it as it is.
     """
 
     __slots__ = (
@@ -90,7 +95,7 @@ class Node:
         self.lookups = 0
         self.opens = 0
         self.stored = False
-        self.changed = False
+        self.changed = CLEAN
         self.shown: Any = None
 
     def attr_row(self) -> AttrRow:
@@ -124,6 +129,12 @@ class Node:
     def load_extents(self, image: Tree) -> list[Extent]:
         """Return the file's bytes as they are stored."""
         return image.load_extents(self.id)
+
+
+def need_bytes(table: "NodeTable", node: Node) -> None:
+    """Know where the bytes of a nameless file are before the image that says it goes."""
+    if node.extents is None and not node.nlink and stat.S_ISREG(node.mode):
+        table.extents(node)
 
 
 def encode_xattrs(xattrs: dict[bytes, bytes]) -> str:
@@ -163,6 +174,8 @@ class NodeTable:
         self.find_past: Callable[[NodeId], Node | None] = lambda node_id: None
         # Nodes made since the image less nodes of the image that are gone: statfs's f_files.
         self.born = 0
+        # Nodes here that differ from the image.
+        self.changed = 0
 
     def count(self) -> int:
         """Return the number of nodes in the tree (open orphans excluded)."""
@@ -220,9 +233,10 @@ class NodeTable:
         while node_id in self.live:
             node_id = new_node_id()
         node = Node(node_id, attr, parent)
-        node.changed = True
+        node.changed = COMING
         self.live[node_id] = node
         self.born += 1
+        self.changed += 1
         return node
 
     def drop_if_unused(self, node: Node) -> bool:
@@ -234,3 +248,22 @@ class NodeTable:
             return False
         self.live.pop(node.id, None)
         return True
+
+    def clean(self, node: Node) -> None:
+        """Note that the image has the node as it is, or that it is not to be kept for a change."""
+        if node.changed:
+            node.changed = CLEAN
+            self.changed -= 1
+
+    def turn_to(self, image: Tree) -> None:
+        """Have *image*, a newer one of this tree, say what no node here says."""
+        count = self.count()
+        self.image = image
+        self.born = count - image.node_count
+
+    def let_go(self, node: Node) -> None:
+        """Let go of what the image can give again of a clean node."""
+        node.children = None
+        if node.extents is not None:
+            node.allocated_bytes = node.extents.allocated_bytes
+            node.extents = None

@@ -90,16 +90,19 @@ class PastNode(Node):
         super().__init__(NodeId(base + place), stored.attr, parent)
         self.take(stored)
         self.view = view
-        self.image = image
+        # None after `Past.let_go`; `Past.ready` comes before whatever needs it.
+        self.image: Image | None = image
 
     def load_children(self, image: Tree) -> dict[bytes, NodeId]:
         """Return the entries, with past numbers."""
         base = _number(self.view, 0)
+        assert self.image is not None
         entries = self.image.entries_at(self.id & _PLACE_MASK)
         return {name: NodeId(base + place) for name, place in entries.items()}
 
     def load_extents(self, image: Tree) -> list[Extent]:
         """Return the bytes the file had."""
+        assert self.image is not None
         return self.image.load_extents(self.real_id)
 
 
@@ -169,6 +172,14 @@ class Past:
         self._images.clear()
         self._exchanges += 1
         self.history.exchanged()
+
+    def let_go(self, node: Node) -> None:
+        """Let go of an image only held by nodes that the kernel remembers and nobody has open."""
+        if isinstance(node, PastNode) and not node.opens:
+            if node.image is not self._images.get(node.view.version):
+                self._nodes.let_go(node)
+                node.image = None
+            self._nodes.drop_if_unused(node)
 
     async def ready(self, node_id: int) -> None:
         """Have at hand what the other methods, and the Vfs, need for this past node.

@@ -15,7 +15,7 @@ from pondfs.extent import Content
 from pondfs.node import NodeId, Version
 from pondfs.oplog import Cut, Preview, Row, Settled, Summary
 from pondfs.vfs.draft import Draft, attr_row, copy_contents, copy_row, extent_row, whole_contents
-from pondfs.vfs.nodes import Node, NodeTable
+from pondfs.vfs.nodes import COMING, Node, NodeTable
 
 COST_PER_CHANGE_BYTES = 1024
 """What one changed node or entry is held to cost in memory, measured as RSS per new small file
@@ -86,7 +86,9 @@ class Pending:
                 if node.fresh:
                     self.orphans[node.id] = node
                 return
-            node.changed = True
+            if not node.changed:
+                self._table.changed += 1
+            node.changed = COMING
             self.nodes[node.id] = node
             if self.since is None:
                 self._begin()
@@ -109,6 +111,7 @@ class Pending:
         self.accessed.pop(node.id, None)
         self.created.discard(node.id)
         self._table.born -= 1
+        self._table.clean(node)
         if node.stored:
             self.removed[node.id] = node
         if node.opens or node.lookups:
@@ -243,7 +246,10 @@ class Pending:
         rows = self.unstaged
         rows += Draft(self, self._table, summary, self._take_contents).make()
         for node in (*self.nodes.values(), *self.accessed.values()):
-            node.changed = node.stored = True
+            if not node.changed:
+                self._table.changed += 1  # only its atime moved
+            node.changed = version
+            node.stored = True
             node.valid_below = None
         taken = sum(row.content.length for row in rows if row.content is not None)
         summary.bytes_added = taken + self.staged_bytes

@@ -6,7 +6,6 @@ gone from the disk when the last one who knows them is.
 """
 
 import logging
-import stat
 from typing import TYPE_CHECKING
 
 from pondfs.errors import StoreDamaged
@@ -15,7 +14,7 @@ from pondfs.interfaces import Store, Swap, Tree
 from pondfs.node import PAST
 from pondfs.vfs import offload
 from pondfs.vfs.base import Stale
-from pondfs.vfs.nodes import Node, NodeTable
+from pondfs.vfs.nodes import Node, NodeTable, need_bytes
 
 if TYPE_CHECKING:
     from pondfs.vfs.vfs import Vfs
@@ -31,8 +30,8 @@ async def swap_files(vfs: "Vfs", request: str, *, now: bool = True) -> int:
     Raises: UsageError when the pond is not what it was prepared for; CommitFailed; ForeignCommit;
         OSError: nothing has happened then.
     """
-    # Not while a restore copies from what may be old files.
-    async with vfs.restorer.lock:
+    # Not while a restore copies from what may be old files, or an image of them is saved.
+    async with vfs.restorer.lock, vfs.images_lock:
         swap, image = await vfs.committer.between(_swap, vfs.store, vfs.nodes.image, request)
         if swap.compaction is not None:
             vfs.committer.totals.compactions += 1
@@ -79,9 +78,8 @@ def adopt(nodes: NodeTable, store: Store, swap: Swap, image: Tree) -> bool:
     """
     safe = True
     for node in list(nodes.live.values()):
-        if node.extents is None and not node.nlink and stat.S_ISREG(node.mode):
-            # Open without a name: its bytes may be in no kept version, so the new image has none.
-            nodes.extents(node)
+        # Of one without a name the bytes may be in no kept version, so the new image has none.
+        need_bytes(nodes, node)
         if node.extents is not None:
             safe &= _move(node, node.extents, store, swap)
     nodes.image = image

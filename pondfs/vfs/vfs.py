@@ -64,4 +64,7 @@ class Vfs(Namespace, Files, Xattrs):
             "last_error": None if committer.failure is None else str(committer.failure),
             "nodes": self.nodes.count(),
             "nodes_in_memory": len(self.nodes.live),
+            # Of those, the ones that the image does not have as they are.
+            "nodes_changed": self.nodes.changed,
+            "image_version": self.nodes.image.version,
         }

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 import trio.testing
 from hypothesis import HealthCheck, settings
@@ -20,12 +21,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from pondfs.errors import CommitFailed, FileError
+from pondfs.interfaces import Image
 from pondfs.node import ROOT, NodeId
 from pondfs.store.delta import DeltaStore
+from pondfs.vfs import rebase
 from pondfs.vfs.attr import Change
 from pondfs.vfs.base import Caller, VfsOptions
 from pondfs.vfs.journaled import SLOW_SYNCS
+from pondfs.vfs.nodes import CLEAN
 from pondfs.vfs.pending import DEAD_BYTES
+from pondfs.vfs.rebase import Rebaser
 from pondfs.vfs.vfs import Vfs
 
 ME = Caller(os.getuid(), os.getgid())
@@ -94,6 +99,8 @@ class VfsMachine(RuleBasedStateMachine):
         self.store = FaultyStore(DeltaStore.open_writer(self.path, mountpoint="", socket=""))
         # Each step is a trio of its own, whose clock begins anywhere: no timer shall fire.
         self.vfs = Vfs(self.store, VfsOptions(journal=True, commit_s=1e12))
+        self.rebaser = Rebaser(self.vfs)
+        self.image: Image | None = None
 
     def teardown(self) -> None:
         self.store.close()
@@ -302,6 +309,50 @@ class VfsMachine(RuleBasedStateMachine):
     def stage(self) -> None:
         self.do(self.vfs.committer._stage)
 
+    @rule()
+    def save_image(self) -> None:
+        """Which is turned to now or later, when there may be versions that it does not have."""
+        self.image = self.store.save_image()
+        assert self.image is not None
+        assert self.image.version == self.vfs.committer.published
+
+    @precondition(lambda self: self.image is not None)
+    @rule()
+    def turn_to_image(self) -> None:
+        image, self.image = self.image, None
+        assert image is not None
+        self.do(self.rebaser.turn_to, image)
+        live = self.vfs.nodes.live.values()
+        assert all(node.changed == CLEAN or node.changed > image.version for node in live)
+        if self.vfs.pending.empty and image.version == self.vfs.committer.published:
+            held = {node_id for node_id, _ in self.handles}
+            assert {node.id for node in live} <= {ROOT, *held}
+
+    @precondition(lambda self: self.image is not None and self.files)
+    @rule(which=st.data(), after=st.integers(0, 12), commits=st.booleans())
+    def unlink_while_turning(self, which: st.DataObject, after: int, commits: bool) -> None:
+        """A name goes, and a version comes, between two of the turn's steps."""
+        image, self.image = self.image, None
+        assert image is not None
+        path = which.draw(st.sampled_from(sorted(self.files)))
+        parent = self.node_id(path[:-1])
+
+        async def main() -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.rebaser.turn_to, image)
+                for _ in range(after):
+                    await trio.lowlevel.checkpoint()
+                self.vfs.unlink(parent, path[-1])
+                if commits:
+                    assert await self.commit() is None
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(rebase, "SLICE", 1)
+            self.do(main)
+        self.files.pop(path).names -= 1
+        if commits:
+            self.committed = self.snapshot()
+
     @rule(fails=st.booleans())
     def commit_all(self, fails: bool) -> None:
         self.store.fails = int(fails)
@@ -397,6 +448,8 @@ class VfsMachine(RuleBasedStateMachine):
     @invariant()
     def the_tree_is_the_models(self) -> None:
         assert self.walk() == self.snapshot()
+        live = self.vfs.nodes.live.values()
+        assert self.vfs.nodes.changed == sum(node.changed != CLEAN for node in live)
         assert self.vfs.nodes.count() == len(self.dirs) + len(set(map(id, self.files.values())))
 
     @invariant()

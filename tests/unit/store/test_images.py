@@ -129,19 +129,22 @@ def test_a_full_disk_leaves_the_one_before(
     check(pond)
 
 
-def test_many_rows_are_saved_while_the_pond_is_open(
-    pond: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(images, "MANY_ROWS", 50)
+def test_one_is_saved_while_the_pond_is_open(pond: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_pond(pond)
     newest = store.load_image().version
     before = saved(pond).stat().st_ino
     rows = [file_row(1000 + number, b"x", b"many%d" % number) for number in range(60)]
     store.commit(make_cut(newest + 1, rows))
-    thread = store._images._saving
-    assert thread is not None
-    thread.join()
+    assert store.rows_since_image >= 60
+    image = store.save_image()
+    assert image is not None
+    assert image.is_mapped
+    assert image.version == newest + 1
+    assert store.rows_since_image == 0
     assert saved(pond).stat().st_ino != before
+    again = saved(pond).stat().st_ino
+    assert store.save_image() is not None
+    assert saved(pond).stat().st_ino == again  # it is the newest: nothing is written
     monkeypatch.setattr(images, "WORTH_ROWS", 1 << 40)
     store.close()
     check(pond)
@@ -153,24 +156,36 @@ def test_many_rows_are_saved_while_the_pond_is_open(
 def test_what_is_committed_while_one_is_saved_is_not_forgotten(
     pond: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Neither for the image that is given back, nor for the next, nor for what is counted."""
     store = open_pond(pond)
     newest = store.load_image().version
     store.close()
-    monkeypatch.setattr(images, "MANY_ROWS", 50)
     monkeypatch.setattr(images, "WORTH_ROWS", 40)
     store = open_pond(pond)
-    go_on = threading.Event()
+    began, go_on = threading.Event(), threading.Event()
     save = imagefile.save
 
     def slow(path: str, image: TableImage) -> None:
-        go_on.wait(60)
+        began.set()
+        assert go_on.wait(60)
         save(path, image)
 
-    monkeypatch.setattr(imagefile, "save", slow)
-    for version in (newest + 1, newest + 2):
+    def commit(version: int) -> None:
         rows = [file_row(version * 1000 + at, b"x", b"%d %d" % (version, at)) for at in range(60)]
         store.commit(make_cut(version, rows))
+
+    commit(newest + 1)
+    monkeypatch.setattr(imagefile, "save", slow)
+    found: list[TableImage | None] = []
+    saving = threading.Thread(target=lambda: found.append(store.save_image()))
+    saving.start()
+    assert began.wait(60)
+    commit(newest + 2)
     go_on.set()
+    saving.join()
+    assert found[0] is not None
+    assert found[0].version == newest + 1
+    assert store.rows_since_image >= 60
     store.close()
     reader = DeltaStore.open_reader(pond)
     files = in_order(reader._files, None)
