@@ -24,6 +24,8 @@ from pondfs.when import parse as parse_when
 DEFAULT_COMMIT_S = 5.0
 """How long a change may stay pending: what ext4 takes."""
 
+DEFAULT_CACHE_BYTES = 128 << 20
+
 PONDDIRS = ("hidden", "visible", "off")
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -72,6 +74,7 @@ class MountOptions:
         at: show the version this means (see `pondfs.when`) instead of the newest; read-only.
         follow: keep up with what another process commits; read-only.
         compact: put small data files together while mounted.
+        cache_bytes: how much of what was decoded of compressed data files stays in memory.
         kernel: VFS options for libfuse as written, such as ``noexec``.
     """
 
@@ -97,6 +100,7 @@ class MountOptions:
     at: str | None = None
     follow: bool = False
     compact: bool = True
+    cache_bytes: int = DEFAULT_CACHE_BYTES
     kernel: tuple[str, ...] = ()
 
 
@@ -280,6 +284,13 @@ def _pending_bytes(text: str) -> int:
     return size
 
 
+def _cache_bytes(text: str) -> int:
+    size = parse_size(text)
+    if size < 1 << 20:
+        raise ValueError("must be 1M or more: what is read is decoded in pieces of 128K")
+    return size
+
+
 def _umask(text: str) -> int:
     if not re.fullmatch("[0-7]{1,4}", text):
         raise ValueError("takes permission bits in octal, such as 022")
@@ -358,6 +369,7 @@ _VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "log": ("log_level", _log_level),
     "ponddir": ("ponddir", _ponddir),
     "compact": ("compact", _on_off),
+    "cache": ("cache_bytes", _cache_bytes),
     "version": ("at", _version),
     "at": ("at", _when),
 }
