@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import trio
-from deltalake import DeltaTable
+from deltalake import DeltaTable, QueryBuilder
 
 from pondfs.errors import StoreDamaged, UsageError
 from pondfs.node import NodeId, Version
@@ -403,6 +403,14 @@ def test_what_gets_smaller_is_compressed(path: Path, store: DeltaStore) -> None:
     image = store.load_image()
     assert read_file(store, image, 10) == b"".join(written)
     assert read_file(store, image, 11) == noise
+    # By delta-rs itself.
+    asked = (
+        QueryBuilder()
+        .register("rows", DeltaTable(path))
+        .execute('select content from rows where "offset" is not null order by version')
+    )
+    found = pa.table(asked)["content"].to_pylist()
+    assert found == [*written, noise]
     # What can't be compressed is still read by one system call.
     (extent,) = image.load_extents(NodeId(11))
     assert extent.content.position > 0

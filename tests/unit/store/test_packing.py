@@ -8,7 +8,6 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 from datafusion import SessionContext
-from deltalake import DeltaTable, write_deltalake
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -126,8 +125,3 @@ def test_other_engines_read_it(tmp_path: Path) -> None:
     context.register_parquet("t", file.path)
     batches = context.sql("select content from t order by seq").to_arrow_table()
     assert batches["content"].to_pylist() == expected
-    # delta-rs, as a whole table.
-    where = os.fspath(tmp_path / "table")
-    write_deltalake(where, pq.read_table(file.path))
-    table = DeltaTable(where)
-    assert len(table.to_pyarrow_table()) == len(rows)
