@@ -14,8 +14,8 @@ No trio: everything here blocks and is called from threads. In reading order:
 - ``lock``: one writer
 - ``packing`` ``frames``: contents compressed, in files that are written anew; where each lies then
 - ``layout`` ``pages``: where the contents lie in a file that is there already
-- ``content``: reading contents by one system call; ``decode`` ``framecache``: those that are
-  compressed, and what of them stays in memory
+- ``content`` ``pread``: reading contents by one system call; ``decode`` ``framecache``: those that
+  are compressed, and what of them stays in memory
 - ``scan`` ``rowcache``: all rows but their bytes, read once; ``records``: files of caches
 - ``history`` ``fold`` ``fold_entries`` ``fold_extents`` ``image``: rows to the tree at one version;
   ``imagefile`` ``images``: the newest, saved

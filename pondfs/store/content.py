@@ -13,7 +13,6 @@ import errno
 import json
 import os
 import threading
-import time
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Container, Sequence
@@ -29,6 +28,7 @@ from pondfs.store.framecache import FrameCache
 from pondfs.store.frames import load_table
 from pondfs.store.layout import FileBytes, Group, find_groups
 from pondfs.store.pages import Positions, locate_values
+from pondfs.store.pread import Piece, fill, read_run, read_soon
 from pondfs.store.schema import CONTENT
 
 CACHE_BYTES = 64 << 20
@@ -37,19 +37,8 @@ CACHE_BYTES = 64 << 20
 AHEAD_SHARE = 4
 """What is decoded ahead of one reader is at most this part of the cache."""
 
-Piece = tuple[Content, int, memoryview]
-"""What `ContentReader.read` takes: a content, where in it to begin, and the bytes to fill."""
-
-_GAP_BYTES = 64
-"""Contents that lie no further apart are read by one system call."""
-
-_MOST_BUFFERS = 1000  # IOV_MAX is 1024
-
 SMALL_READ_BYTES = 64 << 10
 """Up to this a read waits a moment for the disk on the spot before it goes through a thread."""
-
-DISK_MOMENT_S = 150e-6
-"""That moment: what the thread would cost."""
 
 UNKNOWN_VERSION = 1 << 62
 
@@ -191,7 +180,7 @@ class ContentReader:
         except BlockingIOError:
             if len(target) > SMALL_READ_BYTES:
                 return False
-            return _read_soon(handle.fd, position + skip, target)
+            return read_soon(handle.fd, position + skip, target)
         except OSError as error:
             if error.errno in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
                 self._nowait = False
@@ -212,7 +201,7 @@ class ContentReader:
         elif position < -1:
             self._packed(file, handle).copy(position, skip, target)
         else:
-            _fill(file, handle, position + skip, target)
+            fill(handle.fd, file.path, position + skip, target)
 
     def read_many(self, pieces: Sequence[Piece]) -> None:
         """Do what `read` does with each; what lies side by side comes by one system call.
@@ -231,7 +220,7 @@ class ContentReader:
             elif position < -1:
                 at = self._read_packed(pieces, at, file, self._packed(file, handle))
             else:
-                at = _read_run(pieces, at, file, handle)
+                at = read_run(pieces, at, handle.fd)
 
     def _read_packed(
         self, pieces: Sequence[Piece], at: int, file: DataFile, packed: PackedFile
@@ -447,40 +436,6 @@ class ContentReader:
         self._cache.clear()
 
 
-def _fill(file: DataFile, handle: Handle, position: int, target: memoryview) -> None:
-    done = 0
-    while done < len(target):
-        got = os.preadv(handle.fd, (target[done:],), position + done)
-        if not got:
-            raise StoreDamaged(
-                f"data file {file.path} is shorter than its rows say: restore it from a backup"
-            )
-        done += got
-
-
-def _read_run(pieces: Sequence[Piece], at: int, file: DataFile, handle: Handle) -> int:
-    """Read pieces of one file that lie side by side. Returns: the one after."""
-    content, skip, target = pieces[at]
-    begin = end = content.position + skip
-    buffers: list[memoryview] = []
-    stop = at
-    while stop < len(pieces) and len(buffers) < _MOST_BUFFERS:
-        content, skip, target = pieces[stop]
-        gap = content.position + skip - end
-        if content.file is not file or content.position < 0 or not 0 <= gap <= _GAP_BYTES:
-            break
-        if gap:
-            buffers.append(memoryview(bytearray(gap)))
-        buffers.append(target)
-        end += gap + len(target)
-        stop += 1
-    if os.preadv(handle.fd, buffers, begin) != end - begin:
-        # It ends before, or a signal came.
-        for content, skip, target in pieces[at:stop]:
-            _fill(file, handle, content.position + skip, target)
-    return stop
-
-
 def _parquet(file: DataFile, handle: Handle) -> pq.ParquetFile:
     """Open the Parquet reader on the very file we hold, even if its name is gone meanwhile."""
     try:
@@ -501,19 +456,3 @@ def _load_layout(file: DataFile, handle: Handle) -> None:
         handle.lengths = column.fill_null(0).to_numpy().astype(np.int64)
     # Last: others look at `starts` without the lock.
     handle.starts = [group.first_row for group in handle.groups]
-
-
-def _read_soon(fd: int, position: int, target: memoryview) -> bool:
-    """Send the disk for a small piece and look for it a moment; False when it takes longer.
-
-    Going through a thread and back costs 150 us, a flash disk answers in 60. A slower disk costs
-    us the moment on top.
-    """
-    os.posix_fadvise(fd, position, len(target), os.POSIX_FADV_WILLNEED)
-    stop = time.perf_counter() + DISK_MOMENT_S
-    while time.perf_counter() < stop:
-        try:
-            return os.preadv(fd, (target,), position, os.RWF_NOWAIT) == len(target)
-        except BlockingIOError:
-            continue
-    return False

@@ -20,7 +20,7 @@ from pondfs.node import ROOT, NodeId, Version
 from pondfs.oplog import Cut, Row, Settled, Summary, VersionInfo
 from pondfs.store import checkpoint, commit, prune_swap, table
 from pondfs.store.compact import choose_small
-from pondfs.store.content import ContentReader, DataFile, Piece
+from pondfs.store.content import ContentReader, DataFile
 from pondfs.store.datafile import unlink_quietly, write_data_file
 from pondfs.store.deltalog import (
     LOG_DIR,
@@ -44,6 +44,7 @@ from pondfs.store.lock import (
 from pondfs.store.log import read_versions
 from pondfs.store.names import TableLives
 from pondfs.store.news import LogFeed, load_rows
+from pondfs.store.pread import Piece
 from pondfs.store.prune_swap import Swap
 from pondfs.store.publish import Publisher
 from pondfs.store.request import find_unfinished
