@@ -23,7 +23,8 @@ class Content:
         file: the store's handle of the data file; only the store looks inside.
         row: row number inside that file.
         position: byte position of the first byte inside that file; -1 while nobody has located
-            it yet (a content that came from an image).
+            it yet (a content that came from an image); less where the bytes are compressed
+            (`store.frames`).
         live: bytes some extent still shows. Kept only while *fresh*.
         fresh: written since the last cut, so still in no row.
         offset: where in the file these bytes were written. Kept only while *fresh*.

@@ -387,10 +387,19 @@ class Store(Protocol):
         """
 
     def read_nowait(self, content: Content, skip: int, target: memoryview) -> bool:
-        """As `read`, but return False at once when not all bytes are in the page cache."""
+        """As `read`, but return False at once when not all bytes are in memory as they are."""
 
-    def prefetch(self, content: Content, skip: int, length: int) -> None:
-        """Have the disk begin to read a part of *content* that will be wanted soon."""
+    def read_many(self, pieces: Sequence[tuple[Content, int, memoryview]]) -> None:
+        """Do what `read` does with each: content, *skip*, *target*; in fewer steps.
+
+        Raises: as `read`; some may be filled then.
+        """
+
+    def prefetch(self, wanted: Sequence[tuple[Content, int, int]]) -> None:
+        """Have the disk begin to read what will be wanted soon; what is compressed is decoded.
+
+        Each of *wanted* is a content, from where in it, and how much.
+        """
 
     def follow(self) -> Feed:
         """Return a feed of what comes after the image loaded last. Does not block.

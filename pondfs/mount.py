@@ -163,6 +163,7 @@ def _serve(options: MountOptions, report: Report) -> int:
     # Resolved now: once mounted, a look at the mountpoint would wait for ourselves.
     socket = socket_path(options.mountpoint)
     store = _open_store(options, socket)
+    store.contents.limit_cache(options.cache_bytes)
     try:
         logs.set_up(options.log_level, options.store / "_pond" / "log", terminal=options.foreground)
         for note in store.notes:

@@ -24,6 +24,8 @@ from pondfs.when import parse as parse_when
 DEFAULT_COMMIT_S = 5.0
 """How long a change may stay pending: what ext4 takes."""
 
+DEFAULT_CACHE_BYTES = 128 << 20
+
 PONDDIRS = ("hidden", "visible", "off")
 
 FSYNCS = ("journal", "delta")
@@ -75,6 +77,7 @@ class MountOptions:
         follow: keep up with what another process commits; read-only.
         compact: put small data files together while mounted.
         fsync: what an fsync makes: a record in the ``journal``, or a ``delta`` commit.
+        cache_bytes: how much of what was decoded of compressed data files stays in memory.
         kernel: VFS options for libfuse as written, such as ``noexec``.
     """
 
@@ -101,6 +104,7 @@ class MountOptions:
     follow: bool = False
     compact: bool = True
     fsync: str = "journal"
+    cache_bytes: int = DEFAULT_CACHE_BYTES
     kernel: tuple[str, ...] = ()
 
 
@@ -284,6 +288,13 @@ def _pending_bytes(text: str) -> int:
     return size
 
 
+def _cache_bytes(text: str) -> int:
+    size = parse_size(text)
+    if size < 1 << 20:
+        raise ValueError("must be 1M or more: what is read is decoded in pieces of 128K")
+    return size
+
+
 def _umask(text: str) -> int:
     if not re.fullmatch("[0-7]{1,4}", text):
         raise ValueError("takes permission bits in octal, such as 022")
@@ -369,6 +380,7 @@ _VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "ponddir": ("ponddir", _ponddir),
     "compact": ("compact", _on_off),
     "fsync": ("fsync", _fsync),
+    "cache": ("cache_bytes", _cache_bytes),
     "version": ("at", _version),
     "at": ("at", _when),
 }

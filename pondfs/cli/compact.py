@@ -102,7 +102,8 @@ def _tell(report: dict[str, Any]) -> None:
         click.echo(f"would write {what} anew: about {_files(after)} would be left")
         click.echo("dry run: nothing was done")
         return
-    click.echo(f"wrote {what} anew: {_files(after)} {'is' if after == 1 else 'are'} left")
+    new = format_size(report["written_bytes"])
+    click.echo(f"wrote {what} anew as {new}: {_files(after)} {'is' if after == 1 else 'are'} left")
     if not report["removed_bytes"]:
         click.echo(
             "the old ones go when nobody reads the pond any more (a read-only mount, a command)"

@@ -66,6 +66,7 @@ def command(
       follow              with ro: keep up with what another process commits
       ponddir=hidden|visible|off
                           old versions in .pond/: reachable, listed too, or not there (hidden)
+      cache=SIZE          how much of what was decompressed stays in memory (128M)
       nocreate            refuse a STORE that does not exist
       log=LEVEL           debug, info, warning or error (info)
       noexec nosuid nodev noatime sync dirsync …

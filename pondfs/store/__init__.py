@@ -12,8 +12,10 @@ No trio: everything here blocks and is called from threads. In reading order:
 - ``deltalog`` ``checkpoint``: reading the log, checking that it is whole; keeping it short
 - ``table``: creating and opening the table; what a crash left
 - ``lock``: one writer
+- ``packing`` ``frames``: contents compressed, in files that are written anew; where each lies then
 - ``layout`` ``pages``: where the contents lie in a file that is there already
-- ``content``: reading contents by one system call
+- ``content`` ``pread``: reading contents by one system call; ``decode`` ``framecache``: those that
+  are compressed, and what of them stays in memory
 - ``scan`` ``rowcache``: all rows but their bytes, read once; ``records``: files of caches
 - ``history`` ``fold`` ``fold_entries`` ``fold_extents`` ``image``: rows to the tree at one version;
   ``imagefile`` ``images``: the newest, saved

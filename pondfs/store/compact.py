@@ -7,6 +7,9 @@ a directory's rows are in one file of each run (in more only if it would fill on
 
 In the background, small files alone are put together, those of like size with each other: how
 often a byte is written grows with the logarithm of the pond, and so does the number of files.
+
+What lies well but uncompressed is written anew once if it would get clearly smaller. New files say
+that this was tried, so it is not tried again.
 """
 
 import os
@@ -20,6 +23,9 @@ import pyarrow.parquet as pq
 from pondfs.errors import StoreDamaged
 from pondfs.store.content import DataFile
 from pondfs.store.files import data_files
+from pondfs.store.frames import load_table
+from pondfs.store.layout import find_groups
+from pondfs.store.packing import is_worth
 from pondfs.store.scan import in_order
 from pondfs.store.table import open_table
 
@@ -31,6 +37,9 @@ FULL_BYTES = 112 << 20
 
 WORTH_SHARE = 4
 """Two runs become one when the smaller has a fourth of the larger."""
+
+SAMPLES, SAMPLE_BYTES = 16, 64 << 10
+"""What is compressed of a file to see whether all of it is worth it: 1 MiB, 10 ms."""
 
 MANY_FILES = 100
 """Small data files that are worth a compaction in the background."""
@@ -106,10 +115,14 @@ def choose(files: Sequence[DataFile]) -> list[DataFile]:
     """Return the files to put together, so that at most two runs are left."""
     others: list[DataFile] = []
     lying_well: list[_Extent] = []
+    shrinking = False
     for file in files:
         found = _find_extent(file)
         if found is None:
             others.append(file)
+        elif file.size >= LARGE_BYTES and would_shrink(file):
+            others.append(file)
+            shrinking = True
         elif found.first != found.last or file.size < LARGE_BYTES:
             lying_well.append(found)
         # One directory fills it: it could not lie better.
@@ -119,9 +132,32 @@ def choose(files: Sequence[DataFile]) -> list[DataFile]:
         chosen += largest
     elif not others and len(runs) <= 1:
         return []
-    if len(chosen) == 1 and (chosen[0].size < LARGE_BYTES or _find_extent(chosen[0])):
+    alone = len(chosen) == 1 and not shrinking
+    if alone and (chosen[0].size < LARGE_BYTES or _find_extent(chosen[0])):
         return []
     return chosen
+
+
+def would_shrink(file: DataFile) -> bool:
+    """Return whether the file's contents are not compressed, and would be if written anew.
+
+    A sample of them tells. Raises: StoreDamaged.
+    """
+    with open(file.path, "rb", buffering=0) as raw:
+        if load_table(raw.fileno(), file.size, file.path) is not None:
+            return False
+        try:
+            with pq.ParquetFile(file.path, memory_map=False) as parquet:
+                groups = [group for group in find_groups(parquet) if group.start >= 0]
+        except (pa.ArrowInvalid, pa.ArrowIOError) as error:
+            raise StoreDamaged(
+                f"data file {file.path} is damaged ({error}): restore it from a backup"
+            ) from error
+        sample = b"".join(
+            os.pread(raw.fileno(), min(SAMPLE_BYTES, group.stop - group.start), group.start)
+            for group in groups[:: 1 + len(groups) // SAMPLES]
+        )
+    return is_worth(sample)
 
 
 def _size(files: Sequence[DataFile]) -> int:

@@ -20,11 +20,13 @@ from pondfs.store.compact import FULL_BYTES, Plan
 from pondfs.store.content import DataFile
 from pondfs.store.history import ints
 from pondfs.store.image import Ints
+from pondfs.store.memory import release_memory
 from pondfs.store.prune import Progress
 from pondfs.store.request import COMPACT, Rewritten
 from pondfs.store.rewrite import (
     COLUMNS,
     GROUP_ROWS,
+    ROW_BYTES,
     Group,
     Pace,
     Rows,
@@ -37,13 +39,14 @@ from pondfs.store.scan import read_pieces, read_rows
 from pondfs.store.schema import SCHEMA
 from pondfs.store.table import POND_DIR
 
-PART_ROWS = 1 << 16
-"""Rows sorted at once: 30 MB."""
+PART_ROWS, MOST_PARTS = 1 << 15, 600
+"""Rows sorted at once: 15 MB. More of a very large pond, as each part is an open file meanwhile."""
 
 LEAST_GROUP_ROWS, GROUPS_WANTED = 1 << 10, 64
 """Row groups have fewer rows in a small pond: so that a directory touches few of them."""
 
 _SAMPLE_ROWS = 1 << 16
+_SMALL_FILE_ROWS = 1000
 _PLACE = ("file", "row", "position")
 _SPILLED = pa.schema(
     [*(SCHEMA.field(name) for name in COLUMNS), *(pa.field(name, pa.int64()) for name in _PLACE)]
@@ -67,10 +70,12 @@ def write_files(
     group_rows = min(max(LEAST_GROUP_ROWS, total // GROUPS_WANTED), GROUP_ROWS)
     writer = Writer(plan.store, COMPACT, plan.files, counts, pace)
 
+    sorter = _Sorter(plan.store, plan.files, counts, max(part_rows, total // MOST_PARTS))
+
     def groups() -> Iterator[Group]:
         done = 0
         last = ""
-        for rows in _Sorter(plan.store, plan.files, counts, part_rows):
+        for rows in sorter:
             for group in cut_groups(rows, group_rows):
                 # The directory may have begun among the rows before.
                 begins = group.begins and rows.table["part_id"][group.start].as_py() != last
@@ -80,10 +85,10 @@ def write_files(
             progress("writing", done / total)
             # Nothing of it is held while the next part is read.
             del rows, group
-            pa.default_memory_pool().release_unused()
+            release_memory()
 
     try:
-        writer.write(groups(), plan.bytes, FULL_BYTES)
+        writer.write(groups(), lambda: total * ROW_BYTES + sorter.content_bytes, FULL_BYTES)
         return writer.finish({"took_s": round(time.monotonic() - started, 3)})
     except BaseException:
         writer.discard()
@@ -105,7 +110,11 @@ def _count_rows(file: DataFile) -> int:
 
 
 class _Sorter:
-    """Yields all rows of some files, clustered, about *part_rows* at a time."""
+    """Yields all rows of some files, clustered, about *part_rows* at a time.
+
+    Attributes:
+        content_bytes: what their contents have, before compression; known with the first rows.
+    """
 
     def __init__(
         self, store: str, files: list[DataFile], counts: list[int], part_rows: int
@@ -116,12 +125,15 @@ class _Sorter:
         self._cache: RowCache | None = None
         self._counts = counts
         self._part_rows = part_rows
+        self.content_bytes = 0
 
     def __iter__(self) -> Iterator[Rows]:
         if sum(self._counts) <= self._part_rows:
             tables = list(self._tables(COLUMNS))
             if tables:
-                yield _rows(pa.concat_tables(tables)).clustered()
+                whole = _rows(pa.concat_tables(tables)).clustered()
+                self.content_bytes = int(whole.length.sum())
+                yield whole
             return
         bounds = self._bounds()
         where = os.path.join(self._store, POND_DIR)
@@ -135,7 +147,7 @@ class _Sorter:
             for stream, start, stop in zip(streams, cuts, cuts[1:], strict=False):
                 if start < stop:
                     stream.write_table(table.slice(start, stop - start))
-        pa.default_memory_pool().release_unused()
+        release_memory()
         for stream, file in zip(streams, spilled, strict=True):
             stream.close()
             with file:
@@ -146,13 +158,17 @@ class _Sorter:
     def _bounds(self) -> list[Ints]:
         """Return the keys at which parts begin, from a sample."""
         step = 1 + sum(self._counts) // _SAMPLE_ROWS
-        self._cache = RowCache(self._store)
+        if sum(self._counts) < len(self._counts) * _SMALL_FILE_ROWS:
+            # Opening so many files costs more; else the cache, which is mapped whole, takes more
+            # memory than all else.
+            self._cache = RowCache(self._store)
         names = ("part_id", "node_id", "offset", "version", "seq", "length")
         some: list[list[Ints]] = []
         at = 0
         for table in self._tables(names):
             chosen = np.arange(-at % step, table.num_rows, step)
             at += table.num_rows
+            self.content_bytes += int(ints(table, "length").sum())
             some.append(cluster_keys(table.take(pa.array(chosen))))
         self._cache = None
         keys = [np.concatenate(column) for column in zip(*some, strict=True)]

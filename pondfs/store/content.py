@@ -1,19 +1,21 @@
-"""Reading contents: one `pread` where the layout is ours, decoded row groups where it is not.
+"""Reading contents: one `pread` if they lie as they are, decoded frames if they are compressed.
 
 The hot path is `read_nowait` and `read` of a content whose position is known and whose file is
-open: attribute look-ups and one system call. Page checksums are not looked at there: they cover
-whole pages, so checking one would mean reading up to 8 MiB to answer 4 KiB. Other readers of the
-table check them.
+open: attribute look-ups and one system call, or a copy from the cache of what was decoded. Page
+checksums are not looked at where contents lie as they are: they cover whole pages, so checking one
+would mean reading up to 8 MiB to answer 4 KiB. Other readers of the table check them. What is
+compressed is compared with its frames' own.
+
+Row groups that another program wrote are decoded whole.
 """
 
 import errno
 import json
 import os
 import threading
-import time
 from bisect import bisect_right
-from collections import OrderedDict, deque
-from collections.abc import Container
+from collections import deque
+from collections.abc import Container, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -21,20 +23,27 @@ import pyarrow.parquet as pq
 
 from pondfs.errors import StoreDamaged
 from pondfs.extent import Content
+from pondfs.store.decode import AT_ONCE, OpenFile, PackedFile
+from pondfs.store.framecache import FrameCache
+from pondfs.store.frames import load_table
 from pondfs.store.layout import FileBytes, Group, find_groups
 from pondfs.store.pages import Positions, locate_values
+from pondfs.store.pread import Piece, fill, read_run, read_soon
 from pondfs.store.schema import CONTENT
 
 CACHE_BYTES = 64 << 20
-"""Decoded row groups of compacted files kept in memory."""
+"""Decoded contents kept in memory by whoever does not say how much: pondfs's own commands."""
+
+AHEAD_SHARE = 4
+"""What is decoded ahead of one reader is at most this part of the cache."""
 
 SMALL_READ_BYTES = 64 << 10
 """Up to this a read waits a moment for the disk on the spot before it goes through a thread."""
 
-DISK_MOMENT_S = 150e-6
-"""That moment: what the thread would cost."""
-
 UNKNOWN_VERSION = 1 << 62
+
+
+_NO_LENGTHS: Positions = np.empty(0, np.int64)
 
 
 class DataFile:
@@ -86,26 +95,33 @@ class DataFile:
 
 
 class Handle:
-    """An open data file.
+    """An open data file, and what is known of what is in it."""
 
-    Closed when the last user lets go, so a read can never meet a number that meanwhile means
-    another file.
-    """
-
-    __slots__ = ("fd", "groups", "lengths", "lock", "positions", "starts")
+    __slots__ = (
+        "asked",
+        "fd",
+        "groups",
+        "lengths",
+        "lock",
+        "open",
+        "packed",
+        "positions",
+        "starts",
+    )
 
     def __init__(self, fd: int) -> None:
+        self.open = OpenFile(fd)
         self.fd = fd
+        # What is compressed in it: nothing, or nobody asked yet.
+        self.packed: PackedFile | None = None
+        self.asked = False
         self.lock = threading.Lock()
         # Bytes of content of each row; set with `starts`.
-        self.lengths: Positions = np.empty(0, np.int64)
+        self.lengths: Positions = _NO_LENGTHS
         # The row groups and the first row of each; empty until somebody asks.
         self.groups: list[Group] = []
         self.starts: list[int] = []
         self.positions: dict[int, tuple[Positions, Positions]] = {}
-
-    def __del__(self) -> None:
-        os.close(self.fd)
 
 
 class ContentReader:
@@ -113,34 +129,58 @@ class ContentReader:
 
     def __init__(self, max_open: int, cache_bytes: int = CACHE_BYTES) -> None:
         self._max_open = max_open
-        self._cache_bytes = cache_bytes
         self._open: deque[DataFile] = deque()
         self._open_lock = threading.Lock()
         self._nowait = True
+        self._cache = FrameCache(cache_bytes)
         self._decode_lock = threading.Lock()
-        self._decoded: OrderedDict[tuple[str, int], pa.ChunkedArray] = OrderedDict()
-        self._decoded_bytes = 0
+
+    def limit_cache(self, most_bytes: int) -> None:
+        """Keep at most *most_bytes* of what was decoded."""
+        self._cache.limit(most_bytes)
+
+    @property
+    def cache_hits(self) -> int:
+        """How often decoded bytes were found in memory."""
+        return self._cache.hits
+
+    @property
+    def cache_misses(self) -> int:
+        """How often bytes had to be decoded."""
+        return self._cache.misses
+
+    @property
+    def cache_bytes(self) -> int:
+        """What is decoded and in memory."""
+        return self._cache.bytes
 
     # --- hot ---
 
     def read_nowait(self, content: Content, skip: int, target: memoryview) -> bool:
-        """Fill *target* from *skip*; False when that could mean waiting for the disk.
+        """Fill *target* from *skip*; False when that could mean waiting: for the disk, for a frame
+        to be decoded.
 
         Into the caller's buffer: making and zeroing a fresh one costs as much as the read.
         """
         file: DataFile = content.file
         handle = file.handle
-        if content.position < 0 or handle is None or not self._nowait:
+        position = content.position
+        if position == -1 or handle is None:
             return False
         file.used = True
+        if position < -1:
+            packed = handle.packed
+            return packed is not None and packed.copy_cached(position, skip, target)
+        if not self._nowait:
+            return False
         try:
-            got = os.preadv(handle.fd, (target,), content.position + skip, os.RWF_NOWAIT)
+            got = os.preadv(handle.fd, (target,), position + skip, os.RWF_NOWAIT)
             # A short answer is a part that is cached, or a damaged file: `read` tells them apart.
             return got == len(target)
         except BlockingIOError:
             if len(target) > SMALL_READ_BYTES:
                 return False
-            return _read_soon(handle.fd, content.position + skip, target)
+            return read_soon(handle.fd, position + skip, target)
         except OSError as error:
             if error.errno in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
                 self._nowait = False
@@ -154,36 +194,127 @@ class ContentReader:
             rows say; OSError as the disk says.
         """
         file: DataFile = content.file
-        handle = file.handle
-        if handle is None:
-            handle = self._open_file(file)
-        else:
-            file.used = True
+        handle = self._handle(file)
         position = self._position(file, handle, content)
-        if position < 0:
+        if position == -1:
             target[:] = self._read_decoded(file, handle, content, skip, len(target))
-            return
-        done = 0
-        while done < len(target):
-            got = os.preadv(handle.fd, (target[done:],), position + skip + done)
-            if not got:
-                raise StoreDamaged(
-                    f"data file {file.path} is shorter than its rows say: restore it from a backup"
-                )
-            done += got
+        elif position < -1:
+            self._packed(file, handle).copy(position, skip, target)
+        else:
+            fill(handle.fd, file.path, position + skip, target)
 
-    def prefetch(self, content: Content, skip: int, length: int) -> None:
-        """Have the disk begin to read *length* bytes of *content* from *skip*.
+    def read_many(self, pieces: Sequence[Piece]) -> None:
+        """Do what `read` does with each; what lies side by side comes by one system call.
+
+        Raises: as `read`; some may be filled then.
+        """
+        at = 0
+        while at < len(pieces):
+            content, skip, target = pieces[at]
+            file: DataFile = content.file
+            handle = self._handle(file)
+            position = self._position(file, handle, content)
+            if position == -1:
+                self.read(content, skip, target)
+                at += 1
+            elif position < -1:
+                at = self._read_packed(pieces, at, file, self._packed(file, handle))
+            else:
+                at = read_run(pieces, at, handle.fd)
+
+    def _read_packed(
+        self, pieces: Sequence[Piece], at: int, file: DataFile, packed: PackedFile
+    ) -> int:
+        """Read pieces of one file whose frames follow each other. Returns: the one after."""
+        first = -1
+        stop = 0
+        chosen: list[tuple[int, int, memoryview]] = []
+        for content, skip, target in pieces[at:]:
+            if content.file is not file or content.position >= -1:
+                break
+            start, end, begin = packed.table.find(content.position, skip, len(target), file.path)
+            if first < 0:
+                first, stop = start, end
+            elif not first <= start <= stop or end - first > AT_ONCE:
+                break
+            stop = max(stop, end)
+            chosen.append((start, begin, target))
+        if len(chosen) == 1:
+            content, skip, target = pieces[at]
+            packed.copy(content.position, skip, target)
+            return at + 1
+        frames = packed.frames(first, stop)
+        for number, begin, target in chosen:
+            done, number = 0, number - first
+            while done < len(target):
+                part = frames[number][begin : begin + len(target) - done]
+                target[done : done + len(part)] = part
+                done += len(part)
+                begin = 0
+                number += 1
+        return at + len(chosen)
+
+    def prefetch(self, wanted: Sequence[tuple[Content, int, int]]) -> None:
+        """Have the disk begin to read what will be wanted: contents, from where, how much.
+
+        What is compressed is decoded, too, unless it would take too much of the cache.
 
         Raises: as `read`.
         """
-        file: DataFile = content.file
-        handle = file.handle or self._open_file(file)
-        position = self._position(file, handle, content)
-        if position >= 0:
-            os.posix_fadvise(handle.fd, position + skip, length, os.POSIX_FADV_WILLNEED)
+        compressed: list[tuple[PackedFile, int, int]] = []
+        whole = 0
+        for content, skip, length in wanted:
+            file: DataFile = content.file
+            handle = self._handle(file)
+            position = self._position(file, handle, content)
+            if position >= 0:
+                os.posix_fadvise(handle.fd, position + skip, length, os.POSIX_FADV_WILLNEED)
+            elif position < -1:
+                packed = self._packed(file, handle)
+                first, stop, _ = packed.table.find(position, skip, length, file.path)
+                if compressed:
+                    last, start, end = compressed[-1]
+                    if last is packed and start <= first <= end:
+                        compressed[-1] = packed, start, max(end, stop)
+                        continue
+                compressed.append((packed, first, stop))
+        for packed, first, stop in compressed:
+            packed.advise(first, stop)
+            whole += sum(packed.table.wholes[first:stop])
+        if whole <= self._cache.most_bytes // AHEAD_SHARE:
+            for packed, first, stop in compressed:
+                for start in range(first, stop, AT_ONCE):
+                    packed.frames(start, min(start + AT_ONCE, stop))
 
     # --- opening and locating ---
+
+    def _handle(self, file: DataFile) -> Handle:
+        handle = file.handle
+        if handle is None:
+            return self._open_file(file)
+        file.used = True
+        return handle
+
+    def _packed(self, file: DataFile, handle: Handle) -> PackedFile:
+        packed = self._find_packed(file, handle)
+        if packed is None:
+            raise StoreDamaged(
+                f"data file {file.path} is damaged (it has no table of its frames): "
+                "restore it from a backup"
+            )
+        return packed
+
+    def _find_packed(self, file: DataFile, handle: Handle) -> PackedFile | None:
+        if not handle.asked:
+            with handle.lock:
+                size = os.fstat(handle.fd).st_size
+                if table := load_table(handle.fd, size, file.path):
+                    handle.packed = PackedFile(
+                        file.name, file.path, handle.open, table, self._cache
+                    )
+                # Last: others look at it without the lock.
+                handle.asked = True
+        return handle.packed
 
     def _open_file(self, file: DataFile) -> Handle:
         with self._open_lock:
@@ -212,16 +343,16 @@ class ContentReader:
             return handle
 
     def _position(self, file: DataFile, handle: Handle, content: Content) -> int:
-        """Return where the content begins in the file; -1 when its row group must be decoded."""
+        """Return the content's position; -1 when its row group must be decoded."""
         position = content.position
-        if position < 0:
+        if position == -1:
             position = content.position = self._locate(file, handle, content)
         return position
 
     def _locate(self, file: DataFile, handle: Handle, content: Content) -> int:
-        """Return the content's byte position; -1 when its row group must be decoded."""
+        """Return the content's position; -1 when its row group must be decoded."""
         group, at = self._group(file, handle, content.row)
-        if handle.groups[group].start < 0:
+        if handle.groups[group].start < 0 and self._find_packed(file, handle) is None:
             return -1
         found = handle.positions.get(group)
         if found is None:
@@ -252,6 +383,9 @@ class ContentReader:
     ) -> tuple[Positions, Positions] | None:
         first, rows, start, stop = handle.groups[group]
         lengths = handle.lengths[first : first + rows]
+        if start < 0:
+            assert handle.packed is not None
+            return handle.packed.table.locate(first, lengths, file.path), lengths
         found = locate_values(FileBytes(handle.fd, stop), start, stop, lengths, file.path)
         return None if found is None else (found, lengths)
 
@@ -268,22 +402,19 @@ class ContentReader:
         self, file: DataFile, handle: Handle, content: Content, skip: int, length: int
     ) -> bytes:
         group, at = self._group(file, handle, content.row)
-        # Decoding is serialized: two at once would hold twice the memory.
-        with self._decode_lock:
-            key = (file.name, group)
-            column = self._decoded.get(key)
-            if column is None:
-                with _parquet(file, handle) as parquet:
+        key = (file.name, f"row group {group}")
+        column = self._cache.wait_or_claim(key)
+        if column is None:
+            try:
+                # Decoding is serialized: two at once would hold twice the memory.
+                with self._decode_lock, _parquet(file, handle) as parquet:
                     column = parquet.read_row_group(group, columns=[CONTENT], use_threads=False)[
                         CONTENT
                     ]
-                self._decoded[key] = column
-                self._decoded_bytes += column.nbytes
-                while self._decoded_bytes > self._cache_bytes and len(self._decoded) > 1:
-                    _, old = self._decoded.popitem(last=False)
-                    self._decoded_bytes -= old.nbytes
-            else:
-                self._decoded.move_to_end(key)
+            except BaseException:
+                self._cache.give_up(key)
+                raise
+            self._cache.keep(key, column, column.nbytes)
         value = column[at].as_buffer()
         self._check_length(file, content, 0 if value is None else value.size)
         return bytes(memoryview(value)[skip : skip + length])
@@ -302,15 +433,15 @@ class ContentReader:
             for file in self._open:
                 file.handle = None
             self._open.clear()
-        with self._decode_lock:
-            self._decoded.clear()
-            self._decoded_bytes = 0
+        self._cache.clear()
 
 
 def _parquet(file: DataFile, handle: Handle) -> pq.ParquetFile:
     """Open the Parquet reader on the very file we hold, even if its name is gone meanwhile."""
     try:
-        return pq.ParquetFile(f"/proc/self/fd/{handle.fd}", memory_map=False)
+        return pq.ParquetFile(
+            f"/proc/self/fd/{handle.fd}", memory_map=False, page_checksum_verification=True
+        )
     except (pa.ArrowInvalid, pa.ArrowIOError) as error:
         raise StoreDamaged(
             f"data file {file.path} is damaged ({error}): restore it from a backup"
@@ -325,19 +456,3 @@ def _load_layout(file: DataFile, handle: Handle) -> None:
         handle.lengths = column.fill_null(0).to_numpy().astype(np.int64)
     # Last: others look at `starts` without the lock.
     handle.starts = [group.first_row for group in handle.groups]
-
-
-def _read_soon(fd: int, position: int, target: memoryview) -> bool:
-    """Send the disk for a small piece and look for it a moment; False when it takes longer.
-
-    Going through a thread and back costs 150 us, a flash disk answers in 60. A slower disk costs
-    us the moment on top.
-    """
-    os.posix_fadvise(fd, position, len(target), os.POSIX_FADV_WILLNEED)
-    stop = time.perf_counter() + DISK_MOMENT_S
-    while time.perf_counter() < stop:
-        try:
-            return os.preadv(fd, (target,), position, os.RWF_NOWAIT) == len(target)
-        except BlockingIOError:
-            continue
-    return False

@@ -3,6 +3,7 @@
 import json
 import os
 import uuid
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -12,7 +13,8 @@ from pondfs.extent import Content
 from pondfs.node import Version, format_node_id
 from pondfs.oplog import Row
 from pondfs.store.faults import fault
-from pondfs.store.parquet import ParquetWriter, Part
+from pondfs.store.frames import pack_position, table_bytes
+from pondfs.store.parquet import Packed, ParquetWriter, Part
 from pondfs.store.rows import Encoded, encode, renumber
 from pondfs.store.schema import STATISTICS
 
@@ -89,9 +91,16 @@ def write_runs(store: str, runs: Sequence[Run]) -> Written:
 
 
 def write_groups(
-    store: str, groups: Iterable[tuple[int, Encoded]], name: str | None = None
+    store: str,
+    groups: Iterable[tuple[int, Encoded]],
+    name: str | None = None,
+    *,
+    rewritten: bool = False,
 ) -> tuple[str, int, list[int]]:
     """Write a new data file from row groups: how many rows each has, and the rows.
+
+    Contents may be compressed: then a table of their frames comes with them. With *rewritten* it
+    does even if it is empty: it has been tried.
 
     Returns: its name, its size, and the position of each content.
     Durability and errors: as `write_data_file`.
@@ -103,10 +112,16 @@ def write_groups(
     try:
         sink = _Sink(fd)
         writer = ParquetWriter(sink.write)
+        frames = _Frames()
         for count, (pages, places) in groups:
-            body = writer.write_group(count, pages)
-            positions.extend([body + place for place in places])
-        writer.finish()
+            bodies = writer.write_group(count, pages)
+            packed = pages[-1].packed
+            if packed is None:
+                positions.extend([bodies[0] + place for place in places])
+            else:
+                positions.extend(frames.add(packed, bodies, places))
+            frames.rows += count
+        writer.finish(frames.table() if frames or rewritten else b"")
         sink.flush()
         fault("data-file:fsync")
         os.fsync(fd)
@@ -116,6 +131,48 @@ def write_groups(
     finally:
         os.close(fd)
     return name, writer.offset, positions
+
+
+class _Frames:
+    """Collects the table of a file's frames.
+
+    Attributes:
+        rows: how many rows the file has by now.
+    """
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._pages: list[tuple[int, int, int, int, int]] = []
+        self._frames: list[tuple[int, int]] = []
+
+    def add(
+        self, packed: Sequence[Packed], bodies: Sequence[int], places: Sequence[int]
+    ) -> list[int]:
+        """Take down a row group's pages; return the positions of its contents.
+
+        Args:
+            packed: the content column.
+            bodies: where its pages begin, behind their headers.
+            places: where contents begin in all of it before compression, rising.
+        """
+        row = self.rows
+        positions: list[int] = []
+        stop = at = 0
+        for page, body in zip(packed, bodies, strict=True):
+            self._pages.append((row, body, page.rows, page.size, len(page.frames)))
+            self._frames += [(len(frame), zlib.crc32(frame)) for frame in page.frames]
+            row += page.rows
+            start, stop = stop, stop + page.size
+            while at < len(places) and places[at] < stop:
+                positions.append(pack_position(body, places[at] - start))
+                at += 1
+        return positions
+
+    def __bool__(self) -> bool:
+        return bool(self._pages)
+
+    def table(self) -> bytes:
+        return table_bytes(self._pages, self._frames)
 
 
 def new_name() -> str:

@@ -35,6 +35,7 @@ from pondfs.store.measure import Measurer
 from pondfs.store.memory import release_memory
 from pondfs.store.names import TableLives
 from pondfs.store.news import LogFeed
+from pondfs.store.pread import Piece
 from pondfs.store.prune_swap import Swap
 from pondfs.store.publish import Publisher
 from pondfs.store.rowcache import RowKeeper
@@ -410,6 +411,11 @@ class DeltaStore:
         """Remove *files*. See `interfaces.Store.remove_loose`."""
         self._leftovers.remove_loose(files)
 
+    @property
+    def contents(self) -> ContentReader:
+        """What reads the contents, and keeps what it decoded."""
+        return self._reader
+
     def read(self, content: Content, skip: int, target: memoryview) -> None:
         """Fill *target* with bytes of a stored *content* from *skip*."""
         self._reader.read(content, skip, target)
@@ -418,9 +424,13 @@ class DeltaStore:
         """As `read`, but False when that could mean waiting for the disk."""
         return self._reader.read_nowait(content, skip, target)
 
-    def prefetch(self, content: Content, skip: int, length: int) -> None:
-        """Have the disk begin to read a part of *content* that will be wanted."""
-        self._reader.prefetch(content, skip, length)
+    def read_many(self, pieces: Sequence[Piece]) -> None:
+        """Do what `read` does with each of *pieces*, in fewer steps."""
+        self._reader.read_many(pieces)
+
+    def prefetch(self, wanted: Sequence[tuple[Content, int, int]]) -> None:
+        """Have the disk begin to read what will be wanted, and decode it if it is compressed."""
+        self._reader.prefetch(wanted)
 
     def follow(self) -> LogFeed:
         """Return a feed of what comes after the image loaded last. From here on files may go."""

@@ -5,6 +5,7 @@ Only files that lose something are written anew; what follows each other is put 
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def write_files(plan: Plan, progress: Progress = lambda what, share: None) -> Re
         for done, batch, size in _batches(plan):
             progress("writing", done)
             rows = _load(plan, batch).clustered()
-            writer.write(cut_groups(rows, GROUP_ROWS), size, FULL_BYTES)
+            writer.write(cut_groups(rows, GROUP_ROWS), partial(int, size), FULL_BYTES)
         return writer.finish(
             {
                 "kept": [version_facts(info) for info in plan.kept],

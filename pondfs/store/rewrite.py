@@ -38,21 +38,24 @@ from pondfs.store.faults import fault
 from pondfs.store.history import ints, node_ids
 from pondfs.store.image import Ints
 from pondfs.store.lock import ONESELF, acting_as, find_owner
+from pondfs.store.packing import pack_contents
+from pondfs.store.parquet import Page
 from pondfs.store.request import MOVE, Rewritten, remove_requests
 from pondfs.store.row_tables import decode
 from pondfs.store.rows import Encoded, encode, renumber
-from pondfs.store.schema import CONTENT, SCHEMA
+from pondfs.store.schema import CONTENT, CONTENT_INDEX, SCHEMA
 from pondfs.store.table import POND_DIR, fsync_path
 
 ROW_BYTES = 170
 """What a row without content costs in a large file, about (measured 2026-11)."""
 
-GROUP_ROWS = 1 << 13
+GROUP_ROWS = 1 << 12
 """Rows in a new row group at most: they are Python objects while it is written (1 KB each)."""
 
 COLUMNS = tuple(name for name in SCHEMA.names if name != CONTENT)
 
 _OPEN_FILES = 256
+_CACHE_BYTES = 8 << 20
 _MAPPED_BYTES, _MOVES_AT_ONCE = 32 << 20, 1 << 13
 
 Pace = Callable[[int], None]
@@ -156,7 +159,7 @@ class Writer:
         self._counts = list(counts)
         self._starts = np.cumsum([0, *counts])
         self._pace = pace
-        self._reader = ContentReader(max_open=_OPEN_FILES)
+        self._reader = ContentReader(max_open=_OPEN_FILES, cache_bytes=_CACHE_BYTES)
         self._owner = find_owner(store)
         self._added: list[dict[str, Any]] = []
         # Where the next file begins, or the next row group.
@@ -175,23 +178,35 @@ class Writer:
         finally:
             os.close(fd)
 
-    def write(self, groups: Iterable[Group], total_bytes: float, full_bytes: int) -> None:
-        """Write *groups*, of that size together, as files of equal size up to *full_bytes*."""
-        goal = total_bytes / math.ceil(total_bytes / full_bytes) if total_bytes > full_bytes else 0
+    def write(
+        self, groups: Iterable[Group], total_bytes: Callable[[], float], full_bytes: int
+    ) -> None:
+        """Write *groups* as files of equal size up to *full_bytes*.
+
+        What they have after compression counts; of what is to come that is a guess, from what was
+        written.
+
+        Args:
+            groups: what to write.
+            total_bytes: the sizes of all groups; asked for when there is one.
+            full_bytes: see above.
+        """
         waiting = iter(groups)
         with self._reading():
             self._next = next(waiting, None)
+        share = _Share(total_bytes(), full_bytes)
         while self._next is not None:
-            self._write_file(waiting, goal)
+            self._write_file(waiting, share)
 
-    def _write_file(self, waiting: Iterator[Group], goal: float) -> None:
+    def _write_file(self, waiting: Iterator[Group], share: "_Share") -> None:
         fault(f"{self._kind}:data-file")
         summary = _Summary()
         moved: list[tuple[Ints, Ints]] = []
 
         def encoded() -> Iterator[tuple[int, Encoded]]:
-            size = row = 0
-            while (group := self._next) is not None and not _is_full(size, group, goal):
+            row = 0
+            share.begin()
+            while (group := self._next) is not None and not share.is_full(group):
                 self._pace(group.size)
                 with self._reading():
                     made = self._encode(group)
@@ -199,7 +214,7 @@ class Writer:
                 some = np.flatnonzero(group.rows.length[group.start : group.stop] > 0)
                 at = some + group.start
                 moved.append((self._starts[group.rows.file[at]] + group.rows.row[at], some + row))
-                size += group.size
+                share.add(group, sum(map(_size_of, made.pages)))
                 row += group.stop - group.start
                 yield group.stop - group.start, made
                 # Nothing of it is held while what comes next is read.
@@ -210,7 +225,7 @@ class Writer:
 
         with acting_as(self._owner):
             _, size, positions = write_groups(
-                self._store, encoded(), self._hidden_name(len(self._added))
+                self._store, encoded(), self._hidden_name(len(self._added)), rewritten=True
             )
         self._added.append({"name": new_name(), "size": size, "stats": summary.statistics()})
         old, new = (np.concatenate(column) for column in zip(*moved, strict=True))
@@ -253,7 +268,9 @@ class Writer:
                 record = record._replace(offset=None)
             new.append(record)
         versions, seqs = ints(table, "version"), ints(table, "seq")
-        return renumber(encode(Version(0), 0, new), versions.tolist(), seqs.tolist())
+        pages, places = renumber(encode(Version(0), 0, new), versions.tolist(), seqs.tolist())
+        pages[CONTENT_INDEX] = pack_contents(pages[CONTENT_INDEX], rows.length[part])
+        return Encoded(pages, places)
 
     def _read(self, file: DataFile, row: int, position: int, length: int) -> Content:
         old = Content.stored(file, row, length)
@@ -332,11 +349,47 @@ class _Summary:
         return statistics(*self._bounds, count=self._rows)
 
 
-def _is_full(size: int, group: Group, goal: float) -> bool:
-    """Whether a file of *size* ends before *group*: best where a directory does."""
-    if not size or not goal:
-        return False
-    return size + group.size > 1.25 * goal or (group.begins and size + group.size / 2 > goal)
+class _Share:
+    """Says when a file is full, so that all become as large as each other.
+
+    Shape: *before* are sizes as a `Group` has them, *after* as they are written.
+    """
+
+    def __init__(self, before: float, full_bytes: int) -> None:
+        self._left = before
+        self._full = full_bytes
+        self._before = self._after = 0.0
+        self._size = 0
+
+    def begin(self) -> None:
+        """A new file begins."""
+        self._size = 0
+
+    def add(self, group: Group, size: int) -> None:
+        """*group* was written, and took *size* bytes."""
+        self._left = max(0.0, self._left - group.size)
+        self._before += group.size
+        self._after += size
+        self._size += size
+
+    def is_full(self, group: Group) -> bool:
+        """Return whether the file ends before *group*: best where a directory does."""
+        if not self._size:
+            return False
+        ratio = self._after / self._before
+        coming = group.size * ratio
+        total = self._size + max(self._left, group.size) * ratio
+        if total <= self._full:
+            return False
+        goal = total / math.ceil(total / self._full)
+        return self._size + coming > 1.25 * goal or (
+            group.begins and self._size + coming / 2 > goal
+        )
+
+
+def _size_of(page: Page) -> int:
+    parts = page.parts if page.packed is None else [f for p in page.packed for f in p.frames]
+    return sum(map(len, parts))
 
 
 def check_pages(file: DataFile) -> None:

@@ -1,7 +1,8 @@
 """Reading all rows but their content: the input of the fold.
 
 While the lengths are at hand it also finds where each content lies, at the cost of one page
-header per row group, so that reading needs no second look at the file.
+header per row group (or the table of frames, where contents are compressed), so that reading needs
+no second look at the file.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from pondfs.errors import StoreDamaged
 from pondfs.node import Version
 from pondfs.store.content import DataFile
+from pondfs.store.frames import FrameTable, load_table
 from pondfs.store.layout import FileBytes, Group, find_groups
 from pondfs.store.pages import Positions, locate_values
 from pondfs.store.schema import SCHEMA
@@ -27,8 +29,9 @@ if TYPE_CHECKING:
 SMALL_FILE_BYTES = 256 << 10
 """Files up to this size are read by one system call: most files of a busy pond hold one row."""
 
-_CHUNK_ROWS = 1 << 16
-"""Up to here rows of several files are brought together in memory."""
+_CHUNK_ROWS, _CHUNK_PARTS = 1 << 16, 256
+"""Up to here rows of several files are brought together in memory. Of small files after a few: each
+one's table takes 30 KB, whatever is in it."""
 
 FOLD_COLUMNS = tuple(name for name in SCHEMA.names if name not in ("file_type", "content"))
 
@@ -37,8 +40,8 @@ class Scan(NamedTuple):
     """Rows of several files, one below the other.
 
     Shape: *file*, *row* and *position* are parallel to *table*: the index of the row's file, its
-    number in it, and the byte position of its content there (-1 where it must be decoded, or
-    when nobody asked for lengths).
+    number in it, and the position of its content there (see `Content`; -1 where its row group must
+    be decoded, or when nobody asked for lengths).
     """
 
     table: pa.Table
@@ -75,7 +78,7 @@ def read_rows(
     for part, places, rows in _parts(files, columns, schema, cache):
         sizes.extend(rows)
         positions.append(places)
-        if held + part.num_rows > _CHUNK_ROWS:
+        if held + part.num_rows > _CHUNK_ROWS or len(small) >= _CHUNK_PARTS:
             whole.extend(_join(small))
             small, held = [], 0
         small.append(part)
@@ -105,6 +108,7 @@ def read_pieces(
         buffer = FileBytes(raw.fileno(), file.size)
         waiting: list[Group] = []
         groups = find_groups(parquet)
+        frames = _table(groups, raw.fileno(), file)
         first = 0
         for number, group in enumerate(groups):
             waiting.append(group)
@@ -117,7 +121,7 @@ def read_pieces(
                 table = table.select(list(columns)).cast(schema)
             positions = np.full(rows, -1, np.int64)
             here = [each._replace(first_row=each.first_row - first) for each in waiting]
-            _fill_positions(positions, here, table["length"], buffer, file)
+            _fill_positions(positions, here, table["length"], buffer, frames, file, first)
             yield table, np.arange(first, first + rows), positions
             first += rows
             waiting = []
@@ -171,7 +175,9 @@ def _read(file: DataFile, columns: Sequence[str], schema: pa.Schema) -> tuple[pa
             table = table.select(list(columns)).cast(schema)
         positions = np.full(table.num_rows, -1, np.int64)
         if "length" in columns:
-            _fill_positions(positions, find_groups(parquet), table["length"], buffer, file)
+            groups = find_groups(parquet)
+            frames = _table(groups, raw.fileno(), file)
+            _fill_positions(positions, groups, table["length"], buffer, frames, file)
         return table, positions
 
 
@@ -188,16 +194,25 @@ def damage_of(file: DataFile) -> Iterator[None]:
         ) from error
 
 
+def _table(groups: Sequence[Group], fd: int, file: DataFile) -> FrameTable | None:
+    return load_table(fd, file.size, file.path) if any(g.start < 0 for g in groups) else None
+
+
 def _fill_positions(
     positions: Positions,
     groups: Sequence[Group],
     length: pa.ChunkedArray,
     buffer: Buffer,
+    frames: FrameTable | None,
     file: DataFile,
+    first_row: int = 0,
 ) -> None:
+    """Fill in *positions* of the rows of *groups*, which begin at *first_row* of the file."""
     if length.null_count == len(length):
         return
     lengths = (length.fill_null(0) if length.null_count else length).to_numpy()
+    if frames is not None:
+        positions[:] = frames.locate(first_row, lengths, file.path)
     for first, rows, start, stop in groups:
         if start >= 0:
             part = slice(first, first + rows)

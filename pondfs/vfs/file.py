@@ -94,6 +94,8 @@ class Files(Attributes):
                 return memoryview(data)[extent.skip + skip : extent.skip + skip + length]
         if length >= AHEAD_FROM_BYTES:
             self._read_ahead(node, offset, length)
+        missing: list[tuple[Content, int, memoryview]] = []
+        read_nowait = self.store.read_nowait
         buffer = self._buffers.pop() if self._buffers else bytearray(BUFFER_BYTES)
         if length > len(buffer):
             buffer = bytearray(length)
@@ -111,19 +113,28 @@ class Files(Attributes):
             data = content.data
             if data is not None:
                 target[:] = data[skip : skip + stop - start]
-            elif not self.store.read_nowait(content, skip, target):
-                try:
-                    await offload.run(self.store.read, content, skip, target)
-                except StoreDamaged:
-                    if self.look_again is None or not again:
-                        raise
-                    await self.look_again(node_id)
-                    return await self.read(node_id, offset, length, again=False)
+            elif missing or not read_nowait(content, skip, target):
+                # Once something has to be waited for, so can the rest be, all at once.
+                missing.append((content, skip, target))
         if at < length:
             whole[at:] = bytes(length - at)
+        if missing:
+            try:
+                await offload.run(self._read_missing, missing)
+            except StoreDamaged:
+                if self.look_again is None or not again:
+                    raise
+                await self.look_again(node_id)
+                return await self.read(node_id, offset, length, again=False)
         if len(self._buffers) < SPARE_BUFFERS:
             self._buffers.append(buffer)
         return whole
+
+    def _read_missing(self, missing: list[tuple[Content, int, memoryview]]) -> None:
+        if len(missing) == 1:
+            self.store.read(*missing[0])
+        else:
+            self.store.read_many(missing)
 
     def _read_ahead(self, node: Node, offset: int, length: int) -> None:
         """Have the disk read on where a sequential reader will be next.
@@ -148,11 +159,7 @@ class Files(Attributes):
             if extent.content.data is None
         ]
         if wanted:
-            trio.lowlevel.start_thread_soon(lambda: self._prefetch(wanted), lambda _: None)
-
-    def _prefetch(self, wanted: list[tuple[Content, int, int]]) -> None:
-        for content, skip, length in wanted:
-            self.store.prefetch(content, skip, length)
+            trio.lowlevel.start_thread_soon(lambda: self.store.prefetch(wanted), lambda _: None)
 
     async def write(self, node_id: NodeId, offset: int, data: bytes) -> int:
         """Put *data* at *offset*; it is in memory on return, durable after a commit.

@@ -167,7 +167,7 @@ class StoreContract(ABC):
         target = bytearray(4)
         if store.read_nowait(content, 1, memoryview(target)):
             assert target == b"ello"
-        store.prefetch(content, 0, 5)
+        store.prefetch([(content, 0, 5)])
         assert read(store, content, 1, 4) == b"ello"
 
     def test_free_space_is_told(self, store: Store) -> None:

@@ -123,9 +123,10 @@ def _stored_nodes(
             yield from _stored_nodes(tree, os.path.join(path, name))
 
 
+@pytest.mark.parametrize("by", ["delta-rs", "pondfs"])
 @pytest.mark.parametrize("seed", range(2))
-def test_random_histories(tmp_path: Path, seed: int) -> None:
-    """Before and after a compaction by delta-rs, and after a prune on top of that."""
+def test_random_histories(tmp_path: Path, seed: int, by: str) -> None:
+    """Before and after a compaction, and after a prune on top of that."""
     path = tmp_path / "a [pond] 50%"  # Delta has paths in URL encoding, Polars takes globs
     walk = Walk(path, seed)
     trio.run(walk.run, 120, 0.15)
@@ -134,7 +135,10 @@ def test_random_histories(tmp_path: Path, seed: int) -> None:
     walk.close()
     assert recover(path, sorted(expected)) == expected
 
-    DeltaTable(path).optimize.compact()
+    if by == "pondfs":
+        run_pond(f"--pond={path}", "compact")
+    else:
+        DeltaTable(path).optimize.compact()
     assert len(DeltaTable(path).file_uris()) == 1, "nothing was compacted"
     assert recover(path, sorted(expected)) == expected
 

@@ -104,7 +104,8 @@ def _make_everything(mnt: Path, rng: random.Random) -> None:
             sparse.seek(offset)
             sparse.write(rng.randbytes(100))
     for name in ("cut", "grown", "reborn", "patched", "edges"):
-        (mnt / name).write_bytes(rng.randbytes(3 * MIB + 17))
+        # As most files are, they can be compressed.
+        (mnt / name).write_bytes((rng.randbytes(5000) * 700)[: 3 * MIB + 17])
     _sync(mnt)
     for raw in (b"latin-\xe9", b"\xff\xfe", b"new\nline", "schön".encode(), b"x" * 255):
         (mnt / "a" / os.fsdecode(raw)).write_bytes(raw)
@@ -222,11 +223,25 @@ def test_other_engines_see_the_same_tree(pond_unmounted: PondMount, tmp_path: Pa
     twin = tmp_path / "twin"
     twin.mkdir()
     live(twin, lambda: None)
-    pond.remount()  # so that nothing compared comes from the kernel's caches
-    for engine, tree in fold_by_every_engine(pond.store).items():
-        print(engine)
-        assert_same(tree, pond.mnt)
-        assert_equivalent(tree, twin)
+    for compacted in (False, True):
+        if compacted:
+            pond.pond("compact")
+        assert codecs(pond.store) == ({"UNCOMPRESSED", "ZSTD"} if compacted else {"UNCOMPRESSED"})
+        pond.remount()  # so that nothing compared comes from the kernel's caches
+        for engine, tree in fold_by_every_engine(pond.store).items():
+            print(engine, compacted)
+            assert_same(tree, pond.mnt)
+            assert_equivalent(tree, twin)
+
+
+def codecs(store: Path) -> set[str]:
+    """Return how contents are compressed."""
+    found = set()
+    for path in delta_log.data_files(store):
+        metadata = pq.read_metadata(path)
+        for number in range(metadata.num_row_groups):
+            found.add(metadata.row_group(number).column(metadata.num_columns - 1).compression)
+    return found
 
 
 def test_content_is_in_the_table_once(pond_unmounted: PondMount) -> None:

@@ -233,7 +233,7 @@ def test_help_and_version(pond: PondMount) -> None:
     """Both work without a pond and name every option."""
     text = pond.run("mount.pond", "--help").stdout
     options = "ro allow_other uid= gid= umask= commit= xattr acl max_pending= attr_timeout= "
-    for option in (options + "entry_timeout= negative_timeout= nocreate log=").split():
+    for option in (options + "entry_timeout= negative_timeout= nocreate log= cache=").split():
         assert option in text, option
     assert any(char.isdigit() for char in pond.run("mount.pond", "--version").stdout)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -138,6 +139,83 @@ def test_the_command_beside_writers(quiet: PondMount) -> None:
     pond.remount("commit=3600")
     assert log.read_bytes() == lines(written)
     assert (pond.mnt / "data").read_bytes() == data
+
+
+def data_file_of(pond: PondMount) -> Path:
+    """The largest data file: the others hold names."""
+    return max(pond.store.glob("*.parquet"), key=lambda path: path.stat().st_size)
+
+
+def text(size: int) -> bytes:
+    """What a third is left of when it is compressed."""
+    return b"".join(b"line %d of some text\n" % (at * 7919) for at in range(size // 20))[:size]
+
+
+def test_compressed_files_read_as_before(quiet: PondMount) -> None:
+    """Whole and in pieces, by the mount, the commands, SQL and Python; with next to no cache."""
+    pond = quiet
+    whole = text(6 << 20)
+    (pond.mnt / "text").write_bytes(whole)
+    for number in range(50):
+        append(pond.mnt / "log", number)
+    (pond.mnt / "old").write_bytes(b"old " * 50_000)
+    pond.commit()
+    version = pond.log()[0]["version"]
+    (pond.mnt / "old").write_bytes(b"new")
+    (pond.mnt / "t.csv").write_bytes(b"a,b\n" + b"1,2\n" * 5000)
+    pond.commit()
+    report = json.loads(pond.pond("compact", "--json").stdout)
+    assert report["written_bytes"] < report["rewritten_bytes"] / 2
+    assert pond.mnt.joinpath("text").read_bytes() == whole
+    pond.remount("commit=3600,cache=1M")
+    fd = os.open(pond.mnt / "text", os.O_RDONLY)
+    for at in range(0, len(whole), 333_337):
+        assert os.pread(fd, 5000, at) == whole[at : at + 5000]
+    os.close(fd)
+    assert (pond.mnt / "text").read_bytes() == whole
+    assert (pond.mnt / "log").read_bytes() == lines(50)
+    assert (pond.mnt / ".pond/versions" / str(version) / "old").read_bytes() == b"old " * 50_000
+    assert pond.pond("cat", "--at", f"v{version}", "old").stdout == "old " * 50_000
+    asked = pond.pond("query", "--json", "select sum(b) as b from read('/t.csv')").stdout
+    assert json.loads(asked) == [{"b": 10_000}]
+    pond.pond("restore", "--at", f"v{version}", "old")
+    assert (pond.mnt / "old").read_bytes() == b"old " * 50_000
+
+
+@pytest.mark.allow_log(r"is damaged", r"Traceback")
+def test_a_rotten_piece_is_an_error_there_and_nowhere_else(quiet: PondMount) -> None:
+    pond = quiet
+    whole = text(6 << 20)
+    (pond.mnt / "text").write_bytes(whole)
+    pond.commit()
+    pond.pond("compact")
+    pond.umount()
+    from pondfs.store.frames import load_table
+
+    path = data_file_of(pond)
+    with path.open("r+b") as file:
+        table = load_table(file.fileno(), path.stat().st_size, os.fspath(path))
+        assert table is not None
+        assert len(table.starts) > 40
+        at = table.starts[20] + table.sizes[20] // 2
+        (byte,) = os.pread(file.fileno(), 1, at)
+        os.pwrite(file.fileno(), bytes([byte ^ 0x10]), at)
+    pond.mount("commit=3600")
+    fd = os.open(pond.mnt / "text", os.O_RDONLY)
+    wrong = []
+    for offset in range(0, len(whole), 4096):
+        try:
+            found = os.pread(fd, 4096, offset)
+        except OSError as error:
+            wrong.append((offset, error.errno))
+        else:
+            assert found == whole[offset : offset + 4096]
+    os.close(fd)
+    # One frame of 128 KiB: 32 pages, and a part of another.
+    assert 32 <= len(wrong) <= 34
+    assert {number for _, number in wrong} == {errno.EIO}
+    assert wrong[-1][0] - wrong[0][0] == 4096 * (len(wrong) - 1)
+    assert str(path) in pond.daemon_log()
 
 
 def fill_for_long(pond: PondMount) -> None:

@@ -116,6 +116,8 @@ class Model:
                 data += new
             case 6:
                 data = rng.randbytes(rng.randrange(90_000))
+                if rng.random() < 0.7:  # as most files are, it can be compressed
+                    data = b"".join(data[at : at + 20] * 40 for at in range(0, len(data), 800))
                 path.write_bytes(data)
             case _:
                 at, new = rng.randrange(50_000), rng.randbytes(rng.randrange(1, 9000))

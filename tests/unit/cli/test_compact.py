@@ -80,7 +80,7 @@ def test_a_reader_keeps_the_old_files(path: Path, capsys: pytest.CaptureFixture[
     reader = open_reader(path)
     assert compact(path) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].endswith(" anew: 1 data file is left")
+    assert lines[0].endswith(": 1 data file is left")
     assert lines[1].startswith("the old ones go when nobody reads the pond any more")
     reader.close()
 

@@ -120,9 +120,11 @@ class Walk:
     async def write(self, node_id: NodeId, offset: int) -> None:
         node = self.vfs.nodes.get(node_id)
         if stat.S_ISREG(node.mode):
-            await self.vfs.write(
-                node_id, offset, self.random.randbytes(1 + self.random.randrange(3000))
-            )
+            data = self.random.randbytes(1 + self.random.randrange(3000))
+            if node_id % 3:
+                # Most can be compressed, as in life.
+                data = (data[:40] * len(data))[: len(data)]
+            await self.vfs.write(node_id, offset, data)
 
     def forget(self, node: Node) -> None:
         self.vfs.forget([(node.id, 1)])

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from deltalake import DeltaTable
 
 from pondfs.extent import Content
@@ -15,9 +16,10 @@ from pondfs.node import ROOT, NodeId, Version
 from pondfs.oplog import AttrRow, Cut, Row, Settled, Summary
 from pondfs.store import faults
 from pondfs.store.content import ContentReader, DataFile
-from pondfs.store.datafile import write_data_file
+from pondfs.store.datafile import write_data_file, write_groups
 from pondfs.store.delta import DeltaStore
-from pondfs.store.rows import commit_row
+from pondfs.store.packing import pack_contents
+from pondfs.store.rows import Encoded, commit_row, encode
 
 FILE = stat.S_IFREG | 0o644
 DIRECTORY = stat.S_IFDIR | 0o755
@@ -128,6 +130,21 @@ def write_version(directory: Path, version: int, rows: list[Row]) -> DataFile:
 def as_file(directory: Path, version: int, rows: list[Row], first_seq: int = 0) -> DataFile:
     written = write_data_file(os.fspath(directory), Version(version), first_seq, rows)
     return DataFile(os.fspath(directory), written.name, written.size, written.stats, 0)
+
+
+def as_packed_file(
+    directory: Path, version: int, rows: list[Row], group_rows: int = 1 << 16
+) -> DataFile:
+    """A data file as a compaction writes it, in the order that *rows* have."""
+    groups = []
+    for start in range(0, len(rows), group_rows):
+        some = rows[start : start + group_rows]
+        pages, places = encode(Version(version), start, some)
+        lengths = np.array([0 if r.content is None else r.content.length for r in some])
+        pages[-1] = pack_contents(pages[-1], lengths)
+        groups.append((len(some), Encoded(pages, places)))
+    name, size, _ = write_groups(os.fspath(directory), groups, rewritten=True)
+    return DataFile(os.fspath(directory), name, size, "", 0)
 
 
 def new_reader() -> ContentReader:

@@ -13,13 +13,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import trio
-from deltalake import DeltaTable
+from deltalake import DeltaTable, QueryBuilder
 
 from pondfs.errors import StoreDamaged, UsageError
-from pondfs.node import Version
+from pondfs.node import NodeId, Version
 from pondfs.oplog import VersionInfo
 from pondfs.store import compact as planning
-from pondfs.store import compact_files, imagefile, images, open_reader, prune_swap, rewrite
+from pondfs.store import (
+    compact_files,
+    datafile,
+    imagefile,
+    images,
+    open_reader,
+    prune_swap,
+    rewrite,
+)
 from pondfs.store.changes import load_changes
 from pondfs.store.compact import Plan, choose_small, make_plan
 from pondfs.store.compact_files import write_files
@@ -353,6 +361,138 @@ def test_how_often_a_byte_is_written_grows_slowly() -> None:
             files.append(DataFile("", "f", size, "", 0))
         assert len(files) <= 200
     assert written < 12 * 100_000 * 20_000
+
+
+# --- and in what form ---
+
+
+def codecs(path: Path) -> set[str]:
+    found = set()
+    for name in data_file_names(path):
+        meta = pq.read_metadata(path / name)
+        for at in range(meta.num_row_groups):
+            found.add(meta.row_group(at).column(meta.num_columns - 1).compression)
+    return found
+
+
+def write_lines(store: DeltaStore, versions: int, size: int, *, first: int = 2) -> list[bytes]:
+    """A file that grows by lines."""
+    written = []
+    for version in range(first, first + versions):
+        data = b"".join(b"%d: line %d\n" % (version, at) for at in range(size // 12))[:size]
+        written.append(data)
+        rows = [extent_row(10, (version - 2) * size, data), size_row(10, (version - 1) * size)]
+        if version == 2:
+            rows = [file_row(10, data, b"log")]
+        store.commit(make_cut(version, rows))
+    return written
+
+
+def test_what_gets_smaller_is_compressed(path: Path, store: DeltaStore) -> None:
+    written = write_lines(store, 40, 30_000)
+    noise = os.urandom(9 << 20)  # a row group of its own
+    store.commit(make_cut(42, [file_row(11, noise, b"noise", part=1 << 60)]))
+    before, size = rows_of(path), sum(f.stat().st_size for f in path.glob("*.parquet"))
+    report = write_files(make_plan(path))
+    assert report.freed_bytes > 40 * 30_000 / 2
+    store.swap_files(report.request)
+    store.remove_pruned(now=True)
+    assert sum(f.stat().st_size for f in path.glob("*.parquet")) == size - report.freed_bytes
+    assert codecs(path) == {"ZSTD", "UNCOMPRESSED"}
+    assert rows_of(path).equals(before)
+    image = store.load_image()
+    assert read_file(store, image, 10) == b"".join(written)
+    assert read_file(store, image, 11) == noise
+    # By delta-rs itself.
+    asked = (
+        QueryBuilder()
+        .register("rows", DeltaTable(path))
+        .execute('select content from rows where "offset" is not null order by version')
+    )
+    found = pa.table(asked)["content"].to_pylist()
+    assert found == [*written, noise]
+    # What can't be compressed is still read by one system call.
+    (extent,) = image.load_extents(NodeId(11))
+    assert extent.content.position > 0
+    assert all(e.content.position < -1 for e in image.load_extents(NodeId(10)))
+
+
+def test_compressed_files_are_compacted_and_pruned_again(path: Path, store: DeltaStore) -> None:
+    written = write_lines(store, 20, 30_000)
+    compact(store)
+    written += write_lines(store, 20, 30_000, first=22)
+    compact(store)
+    assert codecs(path) == {"ZSTD"}
+    assert read_file(store, store.load_image(), 10) == b"".join(written)
+    before = states(store)
+    keep = [Version(5), Version(30)]
+    store.swap_files(write_prune(make_prune(path, keep)).request)
+    store.remove_pruned()
+    assert codecs(path) == {"ZSTD"}
+    assert states(store) == {version: before[version] for version in (*keep, Version(41))}
+
+
+def test_what_lies_well_is_compressed_once_if_that_is_worth_it(
+    path: Path, store: DeltaStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large file of one directory, as it was written; and what an earlier pondfs compacted."""
+    monkeypatch.setattr(planning, "LARGE_BYTES", 50_000)
+    (data,) = write_lines(store, 1, 1 << 20)
+    assert len(make_plan(path).files) == 2
+    compact(store)
+    assert codecs(path) == {"ZSTD"}
+    assert read_file(store, store.load_image(), 10) == data
+    assert not make_plan(path).files
+    monkeypatch.setattr(rewrite, "pack_contents", lambda page, lengths: page)
+    monkeypatch.setattr(datafile, "table_bytes", lambda pages, frames: b"")
+    write_lines(store, 10, 100_000, first=3)
+    compact(store)
+    assert codecs(path) == {"ZSTD", "UNCOMPRESSED"}
+    before = rows_of(path)
+    monkeypatch.undo()
+    monkeypatch.setattr(planning, "LARGE_BYTES", 50_000)
+    assert len(make_plan(path).files) == 1
+    compact(store)
+    assert codecs(path) == {"ZSTD"}
+    assert rows_of(path).equals(before)
+    assert not make_plan(path).files
+
+
+def test_that_it_was_tried_in_vain_is_remembered(
+    path: Path, store: DeltaStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each compaction would write a file anew whose sample promises too much."""
+    monkeypatch.setattr(planning, "LARGE_BYTES", 50_000)
+    write_often(store, 5)
+    store.commit(make_cut(7, [file_row(11, os.urandom(100_000), b"noise", part=1 << 60)]))
+    monkeypatch.setattr(planning, "is_worth", lambda sample: True)
+    assert len(compact(store).files) == 7
+    assert codecs(path) == {"UNCOMPRESSED"}
+    assert not make_plan(path).files
+
+
+def test_files_are_full_by_what_they_have_after_compression(
+    path: Path, store: DeltaStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what they had before, there would be 32 of them."""
+    monkeypatch.setattr(planning, "LARGE_BYTES", 50_000)
+    monkeypatch.setattr(compact_files, "FULL_BYTES", 150_000)
+    monkeypatch.setattr(compact_files, "LEAST_GROUP_ROWS", 16)
+    rng = random.Random(4)
+    for version in range(2, 42):
+        rows = [
+            file_row(version * 100 + at, rng.randbytes(300) * 20, b"%d" % at, part=1000 + version)
+            for at in range(20)
+        ]
+        store.commit(make_cut(version, rows))
+    before = rows_of(path)
+    compact(store)
+    sizes = sorted(file.stat().st_size for file in path.glob("*.parquet"))
+    assert 2 <= len(sizes) < 10
+    assert sizes[0] > 60_000
+    assert sizes[-1] < 250_000  # footers are not counted: here, a third
+    assert rows_of(path).equals(before)
+    assert not make_plan(path).files
 
 
 # --- beside others ---

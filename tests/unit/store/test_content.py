@@ -123,10 +123,11 @@ def test_decoded_row_groups_are_bounded(file: DataFile, values: list[bytes | Non
     pq.write_table(pq.read_table(file.path), file.path, compression="zstd", row_group_size=2)
     reader = ContentReader(max_open=4, cache_bytes=50_000)
     check_all(reader, file, values)
-    assert reader._decoded_bytes <= 50_000
-    assert reader._decoded_bytes == sum(column.nbytes for column in reader._decoded.values())
+    assert 0 < reader.cache_bytes <= 50_000
+    reader.limit_cache(30_000)
+    assert 0 < reader.cache_bytes <= 30_000
     reader.close()
-    assert reader._decoded_bytes == 0
+    assert reader.cache_bytes == 0
 
 
 def test_open_files_are_bounded_and_come_back(tmp_path: Path) -> None:
