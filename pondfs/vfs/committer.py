@@ -222,7 +222,8 @@ class Committer:
             return None
         try:
             self._store.journal(cut)
-        except (OSError, PondError) as error:
+        except Exception as error:
+            # Whatever it is: the task commits the cut, or fails as it does.
             self._journal_failed(error)
             return None
         self._journal_done(cut, time.perf_counter() - started)
@@ -377,10 +378,12 @@ class Committer:
         if self._jobs:
             # Before a commit that somebody waits for: or whoever keeps asking would keep it out.
             return "job"
-        if self.journaled and (
-            self._wants_publishing or self._grants or now >= self.journaled.publish_at()
+        if (
+            self.failure is None
+            and self.journaled
+            and (self._wants_publishing or self._grants or now >= self.journaled.publish_at())
         ):
-            # For the same reason.
+            # For the same reason. After a stage that failed, a commit has to have all of it.
             return "publish"
         if self._asked:
             return "commit"
@@ -500,9 +503,12 @@ class Committer:
         self._pending.journaled_bytes = self.journaled.content_bytes
         self.totals.journaled += 1
 
-    def _journal_failed(self, error: OSError | PondError) -> None:
+    def _journal_failed(self, error: Exception) -> None:
         self.journaled.failed(trio.current_time())
-        log.warning("no journal for a while, every fsync is a commit: %s", error)
+        known = isinstance(error, OSError | PondError)
+        log.warning(
+            "no journal for a while, every fsync is a commit: %s", error, exc_info=not known
+        )
 
     async def _publish(self, ticket: Ticket) -> None:
         """Make the cut, and what is journaled before it, one commit and adopt it."""
