@@ -324,7 +324,7 @@ class VfsMachine(RuleBasedStateMachine):
         self.do(self.rebaser.turn_to, image)
         live = self.vfs.nodes.live.values()
         assert all(node.changed == CLEAN or node.changed > image.version for node in live)
-        if self.vfs.pending.empty and image.version == self.vfs.committer.published:
+        if self.vfs.pending.empty and image.version == self.vfs.committer.version:
             held = {node_id for node_id, _ in self.handles}
             assert {node.id for node in live} <= {ROOT, *held}
 
