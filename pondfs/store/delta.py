@@ -245,7 +245,7 @@ class DeltaStore:
         self._staged.difference_update(file.name for file in files)
         self._version = cut.version
         self._keeper.note(settled, runs)
-        self._images.note(cut.first_seq + sum(len(run.rows) for run in runs))
+        self._images.note(cut.first_seq + sum(len(each.rows) for each in (*earlier, cut)))
         return settled
 
     def put_tag(self, name: str, version: Version | None) -> None:

@@ -38,7 +38,7 @@ def lines(count: int) -> bytes:
 @pytest.fixture
 def quiet(pond: PondMount) -> PondMount:
     """Only asking makes versions."""
-    pond.remount("commit=3600")
+    pond.remount("commit=3600,fsync=delta")
     return pond
 
 
@@ -81,14 +81,14 @@ def test_small_files_are_put_together_while_it_is_used(quiet: PondMount) -> None
         assert found.count(b"\n") in range(version - first - 4, version - first + 1)
     os.close(kept)
     os.close(gone)
-    pond.remount("commit=3600")
+    pond.remount("commit=3600,fsync=delta")
     assert log.read_bytes() == lines(number)
     # What is out of use is removed in the end; nothing else lies about.
     assert not [name for name in os.listdir(pond.store / "_pond") if name.startswith("compact-")]
 
 
 def test_off_is_off(pond: PondMount) -> None:
-    pond.remount("commit=3600,compact=off")
+    pond.remount("commit=3600,fsync=delta,compact=off")
     for number in range(130):
         append(pond.mnt / "log", number)
     time.sleep(8)
@@ -136,7 +136,7 @@ def test_the_command_beside_writers(quiet: PondMount) -> None:
     assert log.read_bytes() == lines(written)
     assert (pond.mnt / "data").read_bytes() == data
     assert pond.pond("compact", "--dry-run").returncode == 0
-    pond.remount("commit=3600")
+    pond.remount("commit=3600,fsync=delta")
     assert log.read_bytes() == lines(written)
     assert (pond.mnt / "data").read_bytes() == data
 
@@ -167,7 +167,7 @@ def test_compressed_files_read_as_before(quiet: PondMount) -> None:
     report = json.loads(pond.pond("compact", "--json").stdout)
     assert report["written_bytes"] < report["rewritten_bytes"] / 2
     assert pond.mnt.joinpath("text").read_bytes() == whole
-    pond.remount("commit=3600,cache=1M")
+    pond.remount("commit=3600,fsync=delta,cache=1M")
     fd = os.open(pond.mnt / "text", os.O_RDONLY)
     for at in range(0, len(whole), 333_337):
         assert os.pread(fd, 5000, at) == whole[at : at + 5000]
@@ -200,7 +200,7 @@ def test_a_rotten_piece_is_an_error_there_and_nowhere_else(quiet: PondMount) -> 
         at = table.starts[20] + table.sizes[20] // 2
         (byte,) = os.pread(file.fileno(), 1, at)
         os.pwrite(file.fileno(), bytes([byte ^ 0x10]), at)
-    pond.mount("commit=3600")
+    pond.mount("commit=3600,fsync=delta")
     fd = os.open(pond.mnt / "text", os.O_RDONLY)
     wrong = []
     for offset in range(0, len(whole), 4096):
@@ -263,7 +263,7 @@ def test_a_killed_daemon_takes_its_worker_along(quiet: PondMount) -> None:
     pid = wait_for_worker(before)
     pond.kill()
     assert_ends(pid)
-    pond.mount("commit=3600,compact=off")
+    pond.mount("commit=3600,fsync=delta,compact=off")
     assert len(list(pond.mnt.iterdir())) == 130
     pond.umount()
     assert_nothing_left(pond)

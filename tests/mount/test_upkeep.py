@@ -24,7 +24,7 @@ def hasty(
     pond = make_pond()
     pond.env["PYTHONPATH"] = os.fspath(where)
     pond.run("pond", "init", os.fspath(pond.store))
-    return pond.mount("commit=3600")
+    return pond.mount("commit=3600,fsync=delta")
 
 
 def in_log(pond: PondMount) -> tuple[list[int], list[int]]:
@@ -52,7 +52,7 @@ def test_the_log_stays_short_while_mounted(hasty: PondMount) -> None:
     old = pond.mnt / ".pond" / "versions" / str(newest - 290) / "log"
     assert old.read_bytes().count(b"\n") in range(8, 12)
     pond.kill()
-    pond.mount("commit=3600")
+    pond.mount("commit=3600,fsync=delta")
     assert (pond.mnt / "log").read_bytes().count(b"\n") == 300
     append(pond.mnt / "log", 300)
     assert int(pond.log()[0]["version"]) == newest + 1
