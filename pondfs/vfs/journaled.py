@@ -7,12 +7,12 @@ import math
 from pondfs.oplog import Cut
 from pondfs.vfs.pending import COST_PER_CHANGE_BYTES
 
-MOST_BYTES = 24 << 20
+MOST_BYTES = 40 << 20
 """With this much to write they are published, whatever their age: it is memory, and what an opening
 after a crash has to do."""
 
-SOON_BYTES, SOON_S = 4 << 20, 1.0
-"""With this much they are published a second after the first: who syncs meanwhile waits for it, so
+SOON_BYTES, SOON_S = 4 << 20, 1.5
+"""With this much they are published so long after the first: who syncs meanwhile waits for it, so
 it shall be little; and more than one Delta commit a second would be a burden of its own."""
 
 LARGE_CUT_BYTES = 8 << 20

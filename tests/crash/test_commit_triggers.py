@@ -151,13 +151,13 @@ def test_much_that_is_journaled_comes_into_the_table(pond_unmounted: PondMount) 
     pond = pond_unmounted.mount("commit=3600,fsync=journal")
     block = os.urandom(MIB)
     with (pond.mnt / "log").open("wb", buffering=0) as file:
-        for _ in range(60):
+        for _ in range(100):
             file.write(block)
             os.fsync(file.fileno())
-    assert delta_log.head_version(pond.store) > 60 - 25
-    assert len(delta_log.read_log(pond.store)) < 30
-    assert pond.status()["journaled_bytes"] < 25 * MIB
-    assert (pond.store / "_pond" / "journal").stat().st_size < 40 * MIB
+    assert delta_log.head_version(pond.store) > 100 - 41
+    assert len(delta_log.read_log(pond.store)) < 50
+    assert pond.status()["journaled_bytes"] < 41 * MIB
+    assert (pond.store / "_pond" / "journal").stat().st_size < 60 * MIB
 
 
 def test_unmounting_makes_one_version(slow_pond: PondMount) -> None:
