@@ -25,6 +25,10 @@ WORTH_ROWS, WORTH_FILES = 20_000, 200
 """Rows, or data files, after the saved image that make it worth saving at opening or closing: what
 folding them costs (50 ms) each opening would pay again; saving a million nodes takes 0.1 s."""
 
+MANY_NODES = 50_000
+"""In so large a tree any row after the saved image is worth a new one at closing: laying it over
+the image takes all of that into memory, 1 s and 90 MB for a million nodes, at each opening."""
+
 RENEWED_ROWS = 1_000_000
 """Up to here the cache of rows is made anew after files were exchanged: it takes 170 MB. What it
 does not have is read from the data files, of which there are few then."""
@@ -55,6 +59,7 @@ class Images:
         # The version of the saved image, as far as we know; rows committed since we last saved one.
         self._saved = Version(0)
         self.rows = 0
+        self._nodes = 0
         self._saving: threading.Thread | None = None
         # Held by whoever writes the file.
         self._turn = threading.Lock()
@@ -65,6 +70,8 @@ class Images:
         Raises: NoSuchVersion; StoreDamaged when a file is gone or rows make no tree.
         """
         image = self._fold(in_order(self._files(), version), version)
+        if version is None:
+            self._nodes = image.node_count
         if self._writable and version is None and self._is_due():
             self._save_soon(image)
         return image
@@ -116,7 +123,7 @@ class Images:
     def close(self) -> None:
         """Save the newest image if that is worth it."""
         self.wait()
-        if self._writable and self.rows and self._is_due():
+        if self._writable and self.rows and (self._nodes >= MANY_NODES or self._is_due()):
             self._save(None)
 
     def _is_due(self) -> bool:

@@ -64,6 +64,22 @@ def test_what_came_after_it_is_laid_over_it(pond: Path, monkeypatch: pytest.Monk
     check(pond)
 
 
+def test_a_large_tree_is_saved_at_closing_after_any_row(
+    pond: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each opening takes all of the image into memory, to lay a few rows over it."""
+    monkeypatch.setattr(images, "WORTH_ROWS", 100)
+    monkeypatch.setattr(images, "MANY_NODES", 1)
+    store = open_pond(pond)
+    newest = store.load_image().version
+    store.commit(make_cut(newest + 1, [file_row(77, b"seventy-seven", b"new")]))
+    store.close()
+    loaded = open_pond(pond)
+    assert loaded.load_image().is_mapped
+    loaded.close()
+    check(pond)
+
+
 def test_it_is_only_loaded_for_versions_it_is_not_newer_than(pond: Path) -> None:
     reader = DeltaStore.open_reader(pond)
     newest = reader.load_image().version
