@@ -1,6 +1,6 @@
 """The rows of the table: what each figure is, and the bar pond has to meet.
 
-The bars are the issue's. They are judged and printed, never asserted: a busy machine must not
+The bars are what we want to meet: judged and printed, never asserted, as a busy machine must not
 fail a test.
 """
 

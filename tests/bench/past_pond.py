@@ -28,7 +28,7 @@ class Size:
 
     @classmethod
     def at(cls, scale: float) -> Size:
-        """Return the issue's size, or below scale 1 a fifth of the files and half the versions.
+        """Return the full size, or below scale 1 a fifth of the files and half the versions.
 
         ``--quick`` so gets 2,000 files and 50 versions: the full size takes a minute.
         """

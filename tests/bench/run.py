@@ -1,4 +1,4 @@
-"""Compare pond with a bare pyfuse3 filesystem and with ext4; print the table of the issue.
+"""Compare pond with a bare pyfuse3 filesystem and with ext4; print a table with bars.
 
 ``make bench``, ``python -m tests.bench`` or ``python tests/bench/run.py``. A full run takes about
 twelve minutes; ``--quick`` a tenth of the sizes, once each. The exit code is 0 whatever the

@@ -1,7 +1,7 @@
 """What is timed: a function for each workload, giving the figures of one or a few rows.
 
 Every function gets an empty directory of one target and returns row name → figure, in the unit
-`bars.ROWS` states. Preparation is not timed. Sizes are the issue's at scale 1.
+`bars.ROWS` states. Preparation is not timed. Sizes are full at scale 1.
 """
 
 from __future__ import annotations

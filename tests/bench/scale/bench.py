@@ -22,7 +22,7 @@ class Bench:
     Attributes:
         base: scratch space of its own, on the disk that is measured.
         show: hears what is done.
-        scale: 1 for the issue's sizes, 0 for the least that runs all of the code.
+        scale: 1 for the full sizes, 0 for the least that runs all of the code.
         figures: row → column → figure.
         curves: hour by hour, what `curves` draws.
     """
@@ -81,7 +81,7 @@ class Bench:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A row of the issue's table, which is a table of its own here.
+    """What is measured of one kind of pond: a table of its own.
 
     Attributes:
         name: what ``--only`` knows it by.
