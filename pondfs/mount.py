@@ -224,7 +224,13 @@ def _open_store(options: MountOptions, socket: Path) -> "DeltaStore":
     if not options.nocreate and not options.ro and not store.is_pond(path):
         store.create(path)
     if options.ro:
-        return store.open_reader(path)
+        from pondfs.control.reach import publish_journal
+
+        missing = publish_journal(path)
+        reader = store.open_reader(path)
+        if missing:
+            reader.notes.append(missing)
+        return reader
     deadline = time.monotonic() + HANDOVER_S
     while True:
         try:

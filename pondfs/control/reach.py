@@ -120,7 +120,6 @@ def require_pond(store: Path) -> None:
     """
     try:
         os.stat(store / "_delta_log")
-        _publish_journal(store)
     except PermissionError:
         raise NotPermitted(f"{store} is not readable: ask as its owner or as root") from None
     except OSError:
@@ -129,30 +128,31 @@ def require_pond(store: Path) -> None:
         raise NotAPond(
             f"there is no pond at {store}: 'pond init {store}' makes one, --pond names another"
         ) from None
+    if missing := publish_journal(store):
+        log.warning("%s", missing)
 
 
-def _publish_journal(store: Path) -> None:
-    """Have versions that are in the journal committed; say so when nobody is there to do it."""
-    if not os.path.exists(store / "_pond" / "journal"):
-        return
+def publish_journal(store: Path) -> str:
+    """Have versions that are in the journal committed: who reads the table then sees them.
+
+    Returns: what is to be said of versions that could not be, as nobody is there to do it; or "".
+    """
+    if not os.path.lexists(store / "_pond" / "journal"):
+        return ""
     socket = _lock_socket(store)
     if socket is not None:
         try:
             with Client(socket) as client:
-                client.call("publish")
-                return
+                if os.path.realpath(client.hello["store"]) == os.path.realpath(store):
+                    client.call("publish", timeout_s=None)
+                    return ""
+        except (NotPermitted, DaemonRefused) as error:
+            return f"the newest versions may be missing: {error}"
         except DaemonGone:
             pass  # it died, and left the journal
-        except (NotPermitted, DaemonRefused):
-            return
     from pondfs.store.journal import find_waiting
 
-    waiting = find_waiting(os.fspath(store))
-    if waiting:
-        log.warning(
-            "only the journal that a crash left has %s: mount it, or 'pond recover --pond %s'",
-            waiting, store,
-        )  # fmt: skip
+    return find_waiting(os.fspath(store))
 
 
 def _require_directory() -> None:

@@ -172,10 +172,17 @@ class DeltaStore:
             with no_readers(pond):
                 pass  # makes the file that readers lock
             new = cls(store, opened, lock)
-            new._leftovers.look(opened.snapshot)
-            new._replay()
         except BaseException:
             lock.release()
+            raise
+        try:
+            new._leftovers.look(opened.snapshot)
+            # What was found is built upon from here on, so it has to be durable: the last process
+            # may have died between giving its entry a name and syncing that.
+            table.fsync_newest(new._log_dir)
+            new._replay()
+        except BaseException:
+            new._let_go()
             raise
         new._leftovers.clear_away(opened.snapshot)
         # Many entries without a checkpoint: the last process did not get to its `close`.
@@ -540,6 +547,9 @@ class DeltaStore:
         self._journal.close()
         self._keeper.close()
         self._images.close()
+        self._let_go()
+
+    def _let_go(self) -> None:
         self._reader.close()
         os.close(self._fd)
         os.close(self._log_fd)

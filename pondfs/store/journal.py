@@ -29,7 +29,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pondfs.errors import StoreDamaged
+from pondfs.errors import PondError, StoreDamaged
 from pondfs.extent import Content
 from pondfs.node import FILE_TYPES, Version
 from pondfs.oplog import Cut, Row, Summary
@@ -118,10 +118,17 @@ class Journal:
 
     def _open(self) -> None:
         with acting_as(find_owner(self._store)):
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._size = os.fstat(self._fd).st_size
-        # Its name, too, must be there after a power cut.
-        fsync_path(os.path.dirname(self._path))
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._size = os.fstat(fd).st_size
+            # Its name, too, must be there after a power cut, and that of the directory it is in.
+            fault("journal:dir-fsync")
+            fsync_path(os.path.dirname(self._path))
+            fsync_path(self._store)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._fd = fd
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,12 +188,23 @@ def load(store: str, table_id: str, after: Version) -> Found:
 
 
 def find_waiting(store: str) -> str:
-    """Return how people call the versions that only the journal of *store* has; "" for none.
+    """Return what is to be said of versions that only the journal of *store* has; "" for none.
 
-    Raises: NotAPond, StoreDamaged, OSError.
+    Never fails: what can't be read is said as well.
     """
-    snapshot = open_table(store, writable=False).snapshot
-    return load(store, snapshot.metadata["id"], Version(snapshot.pond_version)).versions
+    try:
+        snapshot = open_table(store, writable=False).snapshot
+        found = load(store, snapshot.metadata["id"], Version(snapshot.pond_version))
+    except (OSError, PondError) as error:
+        return f"the journal that a crash left can't be read: {error}"
+    if found.trouble:
+        return f"the journal that a crash left is not whole: {found.trouble}"
+    if not found.cuts:
+        return ""
+    return (
+        f"only the journal that a crash left has {found.versions}: mount it, or 'pond recover "
+        f"--pond {store}'"
+    )
 
 
 def set_aside(store: str) -> str:

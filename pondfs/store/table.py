@@ -236,6 +236,14 @@ def old_enough(store: str, name: str, min_age_s: float) -> bool:
         return False
 
 
+def fsync_newest(log_dir: str) -> None:
+    """Make the newest log entry, and that it is there, durable."""
+    entries, _ = list_log(log_dir)
+    if entries:
+        fsync_path(os.path.join(log_dir, entry_name(entries[-1])))
+    fsync_path(log_dir)
+
+
 def fsync_path(path: str) -> None:
     """Make a file, or the names in a directory, durable."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

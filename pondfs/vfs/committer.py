@@ -177,6 +177,8 @@ class Committer:
         is_done = self.published == self.version if publish else self.durable == self.version
         if self._pending.empty and is_done:
             return None
+        # What is left is to publish: those versions were made, and told of, by who synced.
+        is_no_news = self._pending.empty and self.durable == self.version
         if not publish and not message and self._may_sync_here():
             version = self._sync_here()
             if version is not None:
@@ -195,7 +197,7 @@ class Committer:
         if ticket.error is not None:
             # One error is raised in many tasks: each gets its own traceback.
             raise CommitFailed(str(ticket.error), ticket.error.errno)
-        return ticket.version
+        return None if is_no_news else ticket.version
 
     def _may_sync_here(self) -> bool:
         """Return whether a version may be journaled at once: nobody is at work, the disk is quick.
@@ -238,7 +240,7 @@ class Committer:
         While commits fail, it does not: what is there can be looked at all the same.
         """
         newest = self.durable
-        while self.published < newest and self.journaled and self.failure is None:
+        while self.published < newest and self.failure is None:
             self._wants_publishing = True
             self._wake.set()
             await self._room.wait()
@@ -381,7 +383,12 @@ class Committer:
         if (
             self.failure is None
             and self.journaled
-            and (self._wants_publishing or self._grants or now >= self.journaled.publish_at())
+            and (
+                self._wants_publishing
+                or self._grants
+                or not self.has_room
+                or now >= self.journaled.publish_at()
+            )
         ):
             # For the same reason. After a stage that failed, a commit has to have all of it.
             return "publish"

@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 from deltalake import DeltaTable
 
+from pondfs.control.reach import require_pond
 from pondfs.entry import encode_name
 from pondfs.errors import StoreDamaged
 from pondfs.node import ROOT, NodeId, Version
@@ -220,7 +221,7 @@ def test_readers_are_told_of_what_only_the_journal_has(path: Path, store: DeltaS
     store.journal(cut_of(2))
     store.journal(cut_of(3))
     crashed = crash(store, path)
-    assert journal.find_waiting(os.fspath(crashed)) == "versions 2 to 3"
+    assert "has versions 2 to 3: mount it" in journal.find_waiting(os.fspath(crashed))
     reader = open_reader(crashed)
     assert reader.load_image().version == 1
     reader.close()
@@ -356,19 +357,74 @@ def test_a_staged_version_is_refused(path: Path, store: DeltaStore) -> None:
     assert not journal_of(path).exists()
 
 
+def test_readers_are_told_what_is_wrong_with_a_journal(path: Path, store: DeltaStore) -> None:
+    """And never more than that: the table is sound."""
+    store.journal(cut_of(2))
+    crashed = crash(store, path)
+    journal_of(crashed).unlink()
+    journal_of(crashed).mkdir()
+    assert "can't be read" in journal.find_waiting(os.fspath(crashed))
+    require_pond(crashed)
+    store.commit(cut_of(2))
+    store.journal(cut_of(3))
+    old = crash(store, path, "old")
+    shutil.rmtree(old / "_delta_log")
+    shutil.copytree(crashed / "_delta_log", old / "_delta_log")
+    assert "begins at version 3" in journal.find_waiting(os.fspath(old))
+
+
+def test_a_refused_opening_keeps_nothing_open(path: Path, store: DeltaStore) -> None:
+    store.journal(cut_of(2))
+    crashed = crash(store, path)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with fault("commit:data-file", "ENOSPC"), pytest.raises(OSError, match="space"):
+            open_pond(crashed)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_is_found_at_opening_is_synced_before_it_is_built_upon(
+    path: Path, store: DeltaStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill may have come between an entry's name and the sync of that: the journal that has the
+    same rows goes only when the entry is as durable."""
+    store.journal(cut_of(2))
+    store.commit(cut_of(3), [cut_of(2)])
+    store.journal(cut_of(4))
+    crashed = crash(store, path)
+    steps: list[str] = []
+    sync, remove = os.fsync, journal.remove
+
+    def note_sync(fd: int) -> None:
+        steps.append(os.readlink(f"/proc/self/fd/{fd}").removeprefix(os.fspath(crashed)))
+        sync(fd)
+
+    def note_removal(store: str) -> None:
+        steps.append("remove")
+        remove(store)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(journal, "remove", note_removal)
+    open_pond(crashed).close()
+    wanted = ["/_delta_log/00000000000000000002.json", "/_delta_log", "remove"]
+    assert [step for step in steps if step in wanted][:2] == wanted[:2]
+    assert steps.index("/_delta_log") < steps.index("remove")
+
+
 # --- errors ---
 
 
-@pytest.mark.parametrize("point", ["journal:write", "journal:sync"])
+@pytest.mark.parametrize("point", ["journal:write", "journal:sync", "journal:dir-fsync"])
 def test_after_an_error_the_version_is_committed_and_the_journal_goes_on(
     path: Path, store: DeltaStore, point: str
 ) -> None:
-    store.journal(cut_of(2))
+    if point != "journal:dir-fsync":  # which is for the first alone
+        store.journal(cut_of(2))
     with fault(point, "EIO"), pytest.raises(OSError, match="error") as failure:
         store.journal(cut_of(3))
     assert failure.value.errno == errno.EIO
     # A crash here: nobody was told of version 3, so it may be there or not.
-    assert found_after(crash(store, path, "between")) in ([2], [2, 3])
+    assert found_after(crash(store, path, "between")) in ([], [2], [2, 3])
     store.commit(cut_of(3), [cut_of(2)])
     assert found_after(crash(store, path, "after")) == []
     store.journal(cut_of(4))
