@@ -12,6 +12,7 @@ What lies well but uncompressed is written anew once if it would get clearly sma
 that this was tried, so it is not tried again.
 """
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -144,8 +145,10 @@ def would_shrink(file: DataFile) -> bool:
     A sample of them tells. Raises: StoreDamaged.
     """
     with open(file.path, "rb", buffering=0) as raw:
-        if load_table(raw.fileno(), file.size, file.path) is not None:
-            return False
+        # A file that was staged ends with somebody's bytes: they may look like the end of a table.
+        with contextlib.suppress(StoreDamaged):
+            if load_table(raw.fileno(), file.size, file.path) is not None:
+                return False
         try:
             with pq.ParquetFile(file.path, memory_map=False) as parquet:
                 groups = [group for group in find_groups(parquet) if group.start >= 0]

@@ -102,7 +102,8 @@ class Pending:
     def touch_atime(self, node: Node) -> None:
         """Note a moved atime. It begins no commit: a pond that is only read makes no versions."""
         node.shown = None
-        self.accessed[node.id] = node
+        if node.nlink:
+            self.accessed[node.id] = node
 
     def unlink(self, node: Node) -> None:
         """Note that *node* lost its last name."""

@@ -6,6 +6,7 @@ gone from the disk when the last one who knows them is.
 """
 
 import logging
+import stat
 from typing import TYPE_CHECKING
 
 from pondfs.errors import StoreDamaged
@@ -80,6 +81,9 @@ def adopt(nodes: NodeTable, store: Store, swap: Swap, image: Tree) -> bool:
     for node in list(nodes.live.values()):
         # Of one without a name the bytes may be in no kept version, so the new image has none.
         need_bytes(nodes, node)
+        if node.id >= PAST and node.opens and stat.S_ISREG(node.mode):
+            # What is open in the past keeps its image, which leads to the old files.
+            nodes.extents(node)
         if node.extents is not None:
             safe &= _move(node, node.extents, store, swap)
     nodes.image = image

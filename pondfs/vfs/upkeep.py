@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from pondfs.errors import PondError
+from pondfs.errors import CommitFailed, PondError
 from pondfs.vfs import offload
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ class Upkeep:
                 if trio.current_time() >= strays_at:
                     strays_at = trio.current_time() + STRAYS_S
                     await self._remove_strays()
+            except CommitFailed:
+                continue  # the next look finds the same
             except Exception as error:
                 # Whatever it is: ending the mount would lose what is pending.
                 known = isinstance(error, OSError | PondError)

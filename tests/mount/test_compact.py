@@ -87,6 +87,20 @@ def test_small_files_are_put_together_while_it_is_used(quiet: PondMount) -> None
     assert not [name for name in os.listdir(pond.store / "_pond") if name.startswith("compact-")]
 
 
+def test_what_is_open_in_the_past_is_read_after_its_files_are_gone(pond: PondMount) -> None:
+    """Though nothing of it was read before: it gave EIO."""
+    pond.remount("commit=3600,compact=off")
+    for number in range(5):
+        (pond.mnt / "file").write_bytes(b"%d" % number * 20_000)
+        pond.commit()
+    newest = int(pond.log()[0]["version"])
+    pond.remount()
+    opened = os.open(pond.mnt / f".pond/versions/{newest - 2}/file", os.O_RDONLY)
+    assert json.loads(pond.pond("compact", "--json").stdout)["removed_bytes"] > 0
+    assert os.pread(opened, 99_999, 0) == b"2" * 20_000
+    os.close(opened)
+
+
 def test_off_is_off(pond: PondMount) -> None:
     pond.remount("commit=3600,fsync=delta,compact=off")
     for number in range(130):
