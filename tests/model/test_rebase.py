@@ -70,8 +70,8 @@ def test_what_has_no_name_any_more_is_not_counted_as_changed(tree: Tree) -> None
         tree.vfs.touch_atime(node)
         tree.file(b"next")
         await tree.vfs.committer.commit()
-        await Rebaser(tree.vfs).renew()
         tree.vfs.release(node.id)
+        await Rebaser(tree.vfs).renew()
         assert tree.vfs.nodes.changed == 0
 
     tree.run(work)
