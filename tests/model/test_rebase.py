@@ -58,25 +58,6 @@ def test_one_is_due_when_enough_is_committed(tree: Tree, monkeypatch: pytest.Mon
     tree.run(work)
 
 
-def test_what_has_no_name_any_more_is_not_counted_as_changed(tree: Tree) -> None:
-    """Its atime moves when it is listed or opened through /proc: no version is to tell of that."""
-
-    async def work() -> None:
-        node = tree.vfs.nodes.get(tree.file(b"gone"))
-        tree.vfs.open(node.id, os.O_RDONLY)
-        tree.vfs.unlink(ROOT, b"gone")
-        await tree.vfs.committer.commit()
-        node.atime_ns = 0
-        tree.vfs.touch_atime(node)
-        tree.file(b"next")
-        await tree.vfs.committer.commit()
-        tree.vfs.release(node.id)
-        await Rebaser(tree.vfs).renew()
-        assert tree.vfs.nodes.changed == 0
-
-    tree.run(work)
-
-
 def test_rows_make_one_due_as_well(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rebase, "MANY_ROWS", 21)
 
