@@ -163,6 +163,10 @@ class Committer:
             and pending.bytes + pending.staged_bytes >= self._max_pending_bytes
         )
 
+    def follow(self, version: Version) -> None:
+        """Take note that another process made this version, and the table has it."""
+        self.version = self.durable = self.published = version
+
     def wake(self) -> None:
         """Have the task look at what is pending."""
         self._wake.set()

@@ -320,7 +320,7 @@ class Follower:
             if node_id in changed.contents:
                 node.extents = layer.new_extents(node_id)
             self._note(node, node_id in changed.contents)
-        vfs.committer.version = vfs.committer.published = new.version
+        vfs.committer.follow(new.version)
         vfs.past.committed(new.version, new.time_ns)
 
     def _show_anew(self, image: Image) -> None:
@@ -347,7 +347,7 @@ class Follower:
                 node.extents = None
         self._use(image)
         self._reloads += 1
-        vfs.committer.version = vfs.committer.published = image.version
+        vfs.committer.follow(image.version)
         vfs.past.exchanged()
         self._stale.entries.extend(vfs.past.entries())
 
