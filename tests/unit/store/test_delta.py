@@ -198,12 +198,14 @@ def test_strays_are_known_and_removed_only_when_old_enough(path: Path, store: De
 
 
 def test_closing_twice_and_free_space(path: Path) -> None:
+    new_pond(path.with_name("first")).close()  # delta-rs opens some for good
     before = len(os.listdir("/proc/self/fd"))
     store = new_pond(path)
     assert store.statvfs().f_blocks > 0
     store.close()
     store.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    # Less, when what an earlier test left was collected meanwhile.
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_a_cut_is_never_changed(store: DeltaStore) -> None:

@@ -380,7 +380,7 @@ def test_a_refused_opening_keeps_nothing_open(path: Path, store: DeltaStore) -> 
     for _ in range(3):
         with fault("commit:data-file", "ENOSPC"), pytest.raises(OSError, match="space"):
             open_pond(crashed)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_what_is_found_at_opening_is_synced_before_it_is_built_upon(
