@@ -79,7 +79,7 @@ class Work:
 
     def __init__(self, pond: PondMount) -> None:
         self.pond = pond
-        self.top = pond.mnt / "work"
+        self.top = pond.mnt / "busy"
         self.many = self.top / "many"
         self.many.mkdir(parents=True)
         for number in range(FILES):
@@ -115,9 +115,9 @@ class Work:
         self.pond.commit()
         newest = self.pond.log()[0]["version"]
         path.write_bytes(b"spoiled")
-        self.pond.pond("restore", "--at", str(newest), "/work/kept")
+        self.pond.pond("restore", "--at", str(newest), "/busy/kept")
         assert path.read_bytes() == b"%d" % number
-        (self.pond.mnt / f".pond/versions/{newest}/work/kept").read_bytes()
+        (self.pond.mnt / f".pond/versions/{newest}/busy/kept").read_bytes()
 
 
 def test_a_bounded_set_of_files_takes_bounded_memory(make_pond: Any) -> None:
