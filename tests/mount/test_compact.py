@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import threading
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.harness import PondMount
+from tests.mount.harness import PondMount, wait_gone, wait_until
 
 OLD = 300.0
 """Seconds a test waits for what takes some ten."""
@@ -42,10 +43,10 @@ def quiet(pond: PondMount) -> PondMount:
     return pond
 
 
-def workers() -> set[int]:
-    found = subprocess.run(
-        ["pgrep", "-f", "pondfs.store.compact_worker"], capture_output=True, text=True, check=False
-    )
+def workers(pond: PondMount) -> set[int]:
+    """Processes that put this pond's files together; other tests have theirs."""
+    wanted = f"pondfs.store.compact_worker {re.escape(os.fspath(pond.store))}"
+    found = subprocess.run(["pgrep", "-f", wanted], capture_output=True, text=True, check=False)
     return {int(pid) for pid in found.stdout.split()}
 
 
@@ -70,7 +71,8 @@ def test_small_files_are_put_together_while_it_is_used(quiet: PondMount) -> None
         os.pwrite(kept, b"written", 5)
         time.sleep(0.05)
         assert time.monotonic() < until, pond.daemon_log()
-    assert "data files" in pond.daemon_log()
+    # The log of the table says it before the daemon's does.
+    wait_until(lambda: "data files" in pond.daemon_log(), "the daemon says what it did")
     assert log.read_bytes() == lines(number)
     assert os.pread(kept, 99, 0) == b"open writtenng"
     assert os.pread(gone, 99, 0) == b"has no name"
@@ -243,40 +245,33 @@ def fill_for_long(pond: PondMount) -> None:
         os.close(fd)
 
 
-def wait_for_worker(before: set[int]) -> int:
-    until = time.monotonic() + OLD
-    while not (new := workers() - before):
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    time.sleep(1.0)  # it is writing
-    (pid,) = new
+def wait_for_worker(pond: PondMount) -> int:
+    wait_until(lambda: workers(pond), "a process puts files together", OLD)
+    wait_until(
+        lambda: [name for name in os.listdir(pond.store / "_pond") if name.startswith("compact-")],
+        "it writes",
+    )
+    (pid,) = workers(pond)
     return pid
 
 
-def assert_ends(pid: int) -> None:
-    until = time.monotonic() + 20
-    while pid in workers():
-        assert time.monotonic() < until
-        time.sleep(0.05)
-
-
 def test_unmounting_in_the_middle_is_prompt_and_leaves_nothing(quiet: PondMount) -> None:
-    pond, before = quiet, workers()
+    pond = quiet
     fill_for_long(pond)
-    pid = wait_for_worker(before)
+    pid = wait_for_worker(pond)
     started = time.monotonic()
     pond.umount()
     assert time.monotonic() - started < 10
-    assert_ends(pid)
+    wait_gone(pid)
     assert_nothing_left(pond)
 
 
 def test_a_killed_daemon_takes_its_worker_along(quiet: PondMount) -> None:
-    pond, before = quiet, workers()
+    pond = quiet
     fill_for_long(pond)
-    pid = wait_for_worker(before)
+    pid = wait_for_worker(pond)
     pond.kill()
-    assert_ends(pid)
+    wait_gone(pid)
     pond.mount("commit=3600,fsync=delta,compact=off")
     assert len(list(pond.mnt.iterdir())) == 130
     pond.umount()

@@ -62,8 +62,8 @@ def test_leftovers_of_a_crash_go_while_mounted(hasty: PondMount) -> None:
     stray = pond_file(hasty)
     stray.write_bytes(b"of a stage that was cut off")
     wait_until(lambda: not stray.exists(), "the stray is removed")
+    wait_until(lambda: "no commit refers to" in hasty.daemon_log(), "the log names it")
     append(hasty.mnt / "log", 0)
-    assert "no commit refers to" in hasty.daemon_log()
 
 
 def pond_file(pond: PondMount) -> Path:
