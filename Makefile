@@ -10,7 +10,7 @@ BIN := .venv/bin
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || { sudo -n true 2>/dev/null && echo sudo -n; })
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint fmt bench bench-scale docs install uninstall clean
+.PHONY: help setup demo test test-long check lint fmt bench bench-scale docs install uninstall clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ demo: packages-run .venv/.run ## make a pond, mount it, work in it, commit, read
 	@KEEP='$(KEEP)' bash docs/tutorial/demo.sh
 
 test: packages-test check ## set up everything, then lint and run every test (ARGS='-k name')
+
+test-long: packages-test .venv/.dev ## the campaigns at full length, an hour or two: crashes, power cuts, bad disks, load
+	@$(AS_ROOT) $(BIN)/pytest -n auto --dist loadfile -m campaign --long $(ARGS)
 
 check: lint ## the gate: lint, types, layers, tests (as root: they mount and change owners)
 	@$(AS_ROOT) $(BIN)/pytest -n auto --dist loadfile $(ARGS)

@@ -2,9 +2,11 @@
 
 - ``pond``: a mounted :class:`~tests.mount.harness.PondMount` of its own;
 - ``pond_unmounted``: the same before its first mount (for options, or a store made by hand);
-- ``make_pond``: a function giving any number of them, ``make_pond(name)`` or ``make_pond()``.
+- ``make_pond``: a function giving any number of them, ``make_pond(name)`` or ``make_pond()``;
+- ``campaign``: how much a test does that has a short form here and a long one in `make test-long`.
 
-Markers: ``allow_log("regex", …)`` expects such lines in the daemon's log.
+Markers: ``allow_log("regex", …)`` expects such lines in the daemon's log; ``campaign`` is what
+`make test-long` runs.
 """
 
 from __future__ import annotations
@@ -15,10 +17,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.campaign import Campaign
 from tests.mount import harness
 from tests.mount.harness import PondMount
 
 MakePond = Callable[..., PondMount]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what `make test-long` says."""
+    parser.addoption("--long", action="store_true", help="campaigns at full length: hours")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -26,6 +34,21 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "allow_log(*patterns): the daemon's log may hold lines matching these"
     )
+    config.addinivalue_line("markers", "campaign: has a long form, run by `make test-long`")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what each campaign told."""
+    lines = [
+        str(value)
+        for report in terminalreporter.getreports("passed")
+        for name, value in report.user_properties
+        if name == "campaign"
+    ]
+    if lines:
+        terminalreporter.section("campaigns")
+        for line in sorted(set(lines)):
+            terminalreporter.write_line(line)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -62,6 +85,14 @@ def _is_running(lock: Path) -> bool:
     except PermissionError:
         return True
     return True
+
+
+@pytest.fixture
+def campaign(
+    request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
+) -> Campaign:
+    """Return how much the test is to do, and where it tells what it did."""
+    return Campaign(request.config.getoption("--long"), record_property)
 
 
 @pytest.fixture(scope="session")

@@ -82,11 +82,21 @@ class SmallDisk:
         Whoever still has (a copy of the mount in another namespace) would keep the old filesystem
         alive, and its buffers: the loop device is gone when nobody does.
         """
-        wait_until(lambda: run([require("umount"), self.root], check=False).returncode == 0,
-                   "the disk is unmounted")  # fmt: skip
+        self._unmount()
         wait_until(lambda: not run([require("losetup"), "-j", self.image]).stdout,
                    "nobody has the disk any more")  # fmt: skip
         run([require("mount"), "-o", "loop", self.image, self.root])
+
+    def check(self) -> None:
+        """Have ext4 itself checked: what is proved shall be about the pond."""
+        self._unmount()
+        run([require("e2fsck"), "-f", "-n", self.image])
+        run([require("mount"), "-o", "loop", self.image, self.root])
+
+    def _unmount(self) -> None:
+        # pyarrow's threads may still be closing what a test has just read.
+        wait_until(lambda: run([require("umount"), self.root], check=False).returncode == 0,
+                   "the disk is unmounted")  # fmt: skip
 
     def close(self) -> None:
         """Detach the disk; everything mounted below it first."""

@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 
 from pondfs.options import FSYNCS
+from tests.campaign import Campaign
 from tests.conftest import MakePond
 from tests.crash.small_disk import SmallDisk
 from tests.crash.test_kill import MOST_STEPS, Work, assert_dense
-from tests.mount.harness import detach, require, run, wait_gone
+from tests.mount.harness import detach, wait_gone
 
-CUTS = int(os.environ.get("POND_POWER_CUTS", "5"))
 DISK_BYTES = 256 << 20
 
 
@@ -32,9 +32,10 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
     disk.close()
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("fsync", FSYNCS)
 def test_power_cuts_lose_nothing_that_was_synced(
-    disk: SmallDisk, make_pond: MakePond, tmp_path: Path, fsync: str
+    disk: SmallDisk, make_pond: MakePond, tmp_path: Path, fsync: str, campaign: Campaign
 ) -> None:
     """Again and again on one store: load, the power goes somewhere, mount, compare.
 
@@ -46,9 +47,10 @@ def test_power_cuts_lose_nothing_that_was_synced(
     pond.mount("commit=3600", f"fsync={fsync}")
     (pond.mnt / "work").mkdir()
     pond.remount()
-    rng = random.Random(CUTS)
+    cuts = campaign.rounds(suite=5, long=50)
+    rng = random.Random(cuts)
     acknowledged = 0
-    for number in range(CUTS):
+    for number in range(cuts):
         pid = pond.pid
         work = Work(pond.mnt, tmp_path, number, with_commits=number % 2 == 1)
         try:
@@ -68,9 +70,11 @@ def test_power_cuts_lose_nothing_that_was_synced(
         pond.mount(*pond.options)
         work.check(journal)
         acknowledged += sum(step[0] == "fsync" for step in journal.steps[: journal.done])
-    assert acknowledged > CUTS, "too few acknowledged fsyncs for this to mean anything"
+    assert acknowledged > cuts, "too few acknowledged fsyncs for this to mean anything"
     pond.umount()
     assert_dense(pond.store)
-    run([require("umount"), disk.root])
-    run([require("e2fsck"), "-f", "-n", disk.image])
-    run([require("mount"), "-o", "loop", disk.image, disk.root])
+    disk.check()
+    campaign.tell(
+        f"power cuts, fsync={fsync}", rounds=cuts, faults=cuts, losses=0,
+        note=f"{acknowledged:,} acknowledged fsyncs",
+    )  # fmt: skip
