@@ -42,6 +42,9 @@ SMALL_READ_BYTES = 64 << 10
 
 UNKNOWN_VERSION = 1 << 62
 
+OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+"""A symlink is no data file of ours, see `table`."""
+
 
 _NO_LENGTHS: Positions = np.empty(0, np.int64)
 
@@ -88,7 +91,7 @@ class DataFile:
         Raises: OSError.
         """
         if self.held is None:
-            self.held = Handle(os.open(self.path, os.O_RDONLY | os.O_CLOEXEC))
+            self.held = Handle(os.open(self.path, OPEN))
 
     def __repr__(self) -> str:
         return f"DataFile({self.name}, {self.size} bytes)"
@@ -333,7 +336,7 @@ class ContentReader:
                 else:
                     old.handle = None
             try:
-                handle = Handle(os.open(file.path, os.O_RDONLY | os.O_CLOEXEC))
+                handle = Handle(os.open(file.path, OPEN))
             except FileNotFoundError:
                 raise StoreDamaged(
                     f"data file {file.path} is gone: restore it from a backup"

@@ -80,7 +80,7 @@ class Snapshot:
         for action in actions:
             for kind, body in action.items():
                 if kind == "add":
-                    name = unquote(body["path"])
+                    name = file_name(body)
                     if body.get("deletionVector"):
                         raise StoreDamaged(
                             f"data file {name} has a deletion vector, which no pond has"
@@ -88,7 +88,7 @@ class Snapshot:
                     self.adds[name] = body
                     self.removes.pop(name, None)
                 elif kind == "remove":
-                    name = unquote(body["path"])
+                    name = file_name(body)
                     self.adds.pop(name, None)
                     self.removes[name] = body
                 elif kind == "txn":
@@ -101,6 +101,27 @@ class Snapshot:
                 elif kind not in ("commitInfo", "cdc"):
                     self.unknown.add(kind)
         self.version = version
+
+
+def file_name(action: Action) -> str:
+    """Return the data file that an add or remove action is about: a name in the store's directory.
+
+    The protocol allows any path and URL. A pond has all its files beside each other, and is read,
+    compacted and pruned by whoever opens it: an entry that somebody made up must lead to no other
+    file of that user's.
+
+    Raises: StoreDamaged.
+    """
+    path = action.get("path")
+    if not isinstance(path, str):
+        raise StoreDamaged(f"the log names a data file that has no path but {path!r}")
+    name = unquote(path)
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise StoreDamaged(
+            f"the log names {path!r}, which is no file in the store's own directory: nothing of it "
+            "is read; restore the pond from a backup"
+        )
+    return name
 
 
 def check_protocol(protocol: Action) -> None:

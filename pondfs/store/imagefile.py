@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from pondfs.node import ROOT, Version
 from pondfs.store.content import UNKNOWN_VERSION, DataFile
-from pondfs.store.image import ATTRS, Blob, Columns, Ints, TableImage
+from pondfs.store.image import ATTRS, Blob, Columns, Ints, TableImage, are_names
 from pondfs.store.records import TROUBLE, BadRecordError, Kind, map_records, replace, write_record
 from pondfs.store.table import POND_DIR
 
@@ -123,6 +123,7 @@ def _check(columns: Columns, files: int) -> None:
         and 0 == ends[0]
         and (ends[1:] > ends[:-1]).all()
         and ends[-1] <= len(c.names)
+        and are_names(c.names, ends)
         and all(0 <= place < nodes for place in (*c.targets, *c.metadata))
     )
     if not is_sound:
