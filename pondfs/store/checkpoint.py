@@ -160,6 +160,10 @@ def _maps(body: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)  # whoever runs us may have any umask
+
+
 def _put_file(
     log_dir: str, name: str, data: Any, check: Callable[[str], None] = lambda path: None
 ) -> None:
@@ -167,7 +171,7 @@ def _put_file(
     # Readers take no name with a leading dot for theirs; opening sweeps it up after a crash.
     temporary = os.path.join(log_dir, f".{name}.{uuid.uuid4()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "xb", opener=_private) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
