@@ -33,9 +33,10 @@ _MODULES = {"pond": "", "mount.pond": ".mount_pond", "umount.pond": ".umount_pon
 
 
 _SEVERAL = """
-import contextlib, io, json, sys
+import contextlib, io, json, os, sys
 from pondfs.cli import pond
 from pondfs.cli.run import run
+os.umask(int(sys.argv[2]))
 for args in json.loads(sys.argv[1]):
     out = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True)
     err = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True)
@@ -134,12 +135,10 @@ class User:
         """Run ``pond …`` as this user."""
         return self.command("pond", *args, check=check)
 
-    def ponds(self, *commands: Sequence[str]) -> list[Said]:
+    def ponds(self, *commands: Sequence[str], umask: int = 0o022) -> list[Said]:
         """Run several ``pond …`` in one process, which takes a tenth of the time."""
-        return [
-            Said(*json.loads(line))
-            for line in self.python(_SEVERAL, json.dumps(commands)).splitlines()
-        ]
+        lines = self.python(_SEVERAL, json.dumps(commands), str(umask)).splitlines()
+        return [Said(*json.loads(line)) for line in lines]
 
     def mount(self, store: Path, mnt: Path, *options: str) -> None:
         """Mount as this user, by fusermount3."""
