@@ -15,14 +15,14 @@ import resource
 
 log = logging.getLogger("pondfs")
 
-CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER = 0, 1, 2, 3
+CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 1, 2
 CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_SYS_ADMIN = 6, 7, 8, 21
 
 KEPT = frozenset({CAP_SYS_ADMIN, CAP_DAC_READ_SEARCH})
 """For mounting and for unmounting when a signal comes; and to find the mountpoint again then,
 wherever it lies and whoever may enter the pond's root."""
 
-KEPT_FOR_OTHERS = KEPT | {CAP_SETUID, CAP_SETGID, CAP_DAC_OVERRIDE, CAP_FOWNER}
+KEPT_FOR_OTHERS = KEPT | {CAP_SETUID, CAP_SETGID, CAP_DAC_OVERRIDE}
 """Where some of the store is not root's: to make files as its owner (`store.lock`), and to write
 where only the owner may."""
 
