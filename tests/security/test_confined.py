@@ -37,7 +37,7 @@ def test_roots_daemon_keeps_two_capabilities(make_pond: MakePond) -> None:
     """And no group, no core, no way to be looked at or to get any more; nothing of its caller's."""
     pond = make_pond()
     ours, theirs = os.pipe()
-    args = [command("mount.pond"), pond.store, pond.mnt]
+    args = [command("mount.pond"), str(pond.store), str(pond.mnt)]
     subprocess.run(args, check=True, pass_fds=[theirs], extra_groups=[4], timeout=60, env=pond.env)
     os.close(theirs)
     readable, _, _ = select.select([ours], [], [], harness.WAIT_TIMEOUT_S)

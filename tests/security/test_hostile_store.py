@@ -197,8 +197,8 @@ def test_a_saved_image_has_no_such_name_either(store: Path, tmp_path: Path) -> N
     files = data_files(str(store), read_snapshot(str(store / "_delta_log")))
     image = opened.load_image()
     opened.close()
-    image.columns.names = b"/"  # type: ignore[attr-defined]  # as long as `f`
-    imagefile.save(str(store), image)  # type: ignore[arg-type]
+    image.columns.names = b"/"  # as long as `f`
+    imagefile.save(str(store), image)
     assert imagefile.load(str(store), files, None) is None
 
 
