@@ -141,13 +141,28 @@ def test_a_directory_for_what_is_damaged_is_not_somebody_elses(
     assert "Permission denied" in said
 
 
+def test_what_is_damaged_is_set_aside_as_she_could_read_it(
+    store: Path, victim: Path, alice: User, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A log entry that leads to a file of root's is no entry: root made her a copy of it."""
+    (victim / "file").chmod(0o600)
+    try:
+        alice.sh(f"ln -sf {victim}/file $(ls {store}/_delta_log/*.json | tail -1)")
+        code, said = root_says(capsys, "--pond", store, "tag", "t")
+        assert code == 2
+        assert "Permission denied" in said
+        for path in store.rglob("*"):
+            assert path.is_symlink() or path.is_dir() or VICTIM.encode() not in path.read_bytes()
+    finally:
+        (victim / "file").chmod(0o644)
+
+
 @pytest.mark.parametrize("name", ["_pond", "_delta_log"])
 def test_a_part_of_the_store_is_no_directory_of_roots(
     store: Path, victim: Path, alice: User, name: str
 ) -> None:
     if name == "_delta_log":
-        return_to = store / "log-was-here"
-        alice.sh(f"mv {store}/_delta_log {return_to}")
+        alice.sh(f"mv {store}/_delta_log {store}/log-was-here")
     else:
         alice.sh(f"mv {store}/_pond {store}/pond-was-here")
     alice.sh(f"ln -s {victim} {store}/{name}")

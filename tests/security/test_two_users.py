@@ -99,6 +99,14 @@ def test_modes_are_the_kernels_to_check(shared: Shared, history: History, bob: U
     )
 
 
+def test_a_set_user_id_program_runs_as_who_runs_it(shared: Shared, bob: User) -> None:
+    """Now and in the past: whatever rows say, nobody becomes somebody else by them."""
+    version = shared.commit("cp /usr/bin/id id; chmod 6755 id")
+    for path in (shared.mnt / "id", shared.mnt / f".pond/at/{version}/id"):
+        assert bob.sh(f"stat -c %A {path}") == "-rwsr-sr-x\n"
+        assert "euid" not in bob.sh(str(path))
+
+
 @pytest.mark.parametrize("where", ["at/{}", "at/v{}", "versions/{}"])
 def test_the_past_has_the_modes_of_then(
     shared: Shared, history: History, bob: User, where: str
