@@ -130,13 +130,13 @@ def are_names(data: bytes | Blob, ends: Ints) -> bool:
     """Return whether all of these can be names in a directory.
 
     The kernel lets no ``..`` and no ``a/b`` be made, but whoever wrote the table may not have gone
-    through it: such a name would lead a copy out of where it is made. 5 ms for a million.
+    through it: such a name would lead a copy out of where it is made. 3 ms for a million.
 
-    Shape: as ``names`` and ``name_ends`` of `Columns`.
+    Shape: as ``names`` and ``name_ends`` of `Columns`, which rise.
     """
     raw = np.frombuffer(data if isinstance(data, bytes) else data.view, np.uint8)
     raw = raw[: int(ends[-1])]
-    length = ends[1:].astype(np.int64) - ends[:-1]
+    length = np.diff(ends)
     if (raw == _SLASH).any() or (raw == 0).any():
         return False
     if len(length) and (length.min() < 1 or length.max() > NAME_MAX):
