@@ -69,8 +69,10 @@ def confine(store: str) -> None:
         return
     kept = KEPT if _is_roots(store) else KEPT_FOR_OTHERS
     has = _permitted()
-    if CAP_SETGID in has:
+    try:
         os.setgroups([])
+    except PermissionError:
+        pass  # in a user namespace that was made without (user_namespaces(7), setgroups "deny")
     if CAP_SETPCAP in has:
         for capability in range(_LAST_CAP + 1):
             # EINVAL for those that this kernel does not know.

@@ -21,6 +21,7 @@ from pondfs.errors import NoSuchPath, PondError, UsageError
 from pondfs.query.session import Session
 from pondfs.store.delta import DeltaStore
 from pondfs.store.mounted_tree import MountedTree
+from tests.campaign import Campaign
 from tests.mount.harness import PondMount
 
 MARK = "of-the-host"
@@ -147,15 +148,17 @@ def swapped(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
     attacker.join()
 
 
+@pytest.mark.campaign
 def test_no_directory_is_exchanged_for_a_link_between_two_looks(
-    swapped: tuple[Path, Path],
+    swapped: tuple[Path, Path], campaign: Campaign
 ) -> None:
     """Root copied out what the user who owns the tree could not read."""
     top, _ = swapped
     tree = MountedTree(os.open(top, os.O_PATH | os.O_DIRECTORY), "the tree")
     found = 0
+    rounds = campaign.rounds(suite=2000, long=500_000)
     try:
-        for _ in range(2000):
+        for _ in range(rounds):
             try:
                 text = b"".join(data for _, data in tree.read(b"d/f"))
                 assert tree.lstat(b"d/f").size_bytes == len(text)
@@ -167,20 +170,25 @@ def test_no_directory_is_exchanged_for_a_link_between_two_looks(
     finally:
         tree.close()
     assert found, "it was never there when it was looked for, so the test shows nothing"
+    campaign.tell("exchanged-reads", rounds=rounds, faults=rounds - found, losses=0)
 
 
+@pytest.mark.campaign
 def test_a_copy_stays_in_its_target_whatever_is_exchanged(
-    store: Path, swapped: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+    store: Path, swapped: tuple[Path, Path], campaign: Campaign
 ) -> None:
     top, private = swapped
     source = store.parent / "d"
     source.mkdir()
     (source / "new").write_text("x")
     assert pond(store, "cp", f"host:{source}", "pond:/") == 0
-    codes = {pond(store, "cp", "--force", "pond:/d", f"host:{top}") for _ in range(20)}
+    rounds = campaign.rounds(suite=20, long=5000)
+    codes = [pond(store, "cp", "--force", "pond:/d", f"host:{top}") for _ in range(rounds)]
     assert 0 in codes, "it never came to a copy, so the test shows nothing"
     assert os.listdir(private) == ["f"]
     assert (private / "f").read_text() == MARK
+    faults = rounds - codes.count(0)
+    campaign.tell("exchanged-copies", rounds=rounds, faults=faults, losses=0)
 
 
 # --- no shell -------------------------------------------------------------------------------------
