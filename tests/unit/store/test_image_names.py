@@ -1,7 +1,9 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
-from pondfs.store.image import Blob, are_names
+from pondfs.store.image import Blob, Ints, are_names
 
 
 @pytest.mark.parametrize("kind", [np.uint16, np.int32, np.int64])
@@ -14,9 +16,9 @@ from pondfs.store.image import Blob, are_names
         (b"x" * 256, False), (b"", False),
     ],
 )  # fmt: skip
-def test_names(kind: type, name: bytes, is_one: bool) -> None:
+def test_names(kind: type[np.integer[Any]], name: bytes, is_one: bool) -> None:
     data = b"ab" + name + b"c"
-    ends = np.array([0, 2, 2 + len(name), 3 + len(name)], kind)
+    ends: Ints = np.array([0, 2, 2 + len(name), 3 + len(name)], kind)
     assert are_names(data, ends) == is_one
     assert are_names(Blob(data), ends) == is_one
 
