@@ -24,6 +24,7 @@ from pondfs.oplog import Row
 from pondfs.store.checkpoint import write_checkpoint
 from pondfs.store.delta import DeltaStore
 from pondfs.store.deltalog import read_snapshot
+from pondfs.store.preview import read_pending
 from tests.unit.store.support import (
     DIRECTORY,
     FILE,
@@ -152,6 +153,16 @@ def test_nor_one_that_takes_its_place_while_it_is_read(store: Path) -> None:
             reader.read(extent.content, 0, memoryview(bytearray(6)))
     finally:
         reader.close()
+
+
+@pytest.mark.parametrize(
+    "name", ["../outside.parquet", "/etc/shadow", "sub/x.parquet", "x.parquet"]
+)
+def test_a_daemon_names_no_file_elsewhere(store: Path, name: str) -> None:
+    """What is pending is told by the daemon of whoever mounted; root may be who asks."""
+    shutil.copy(store / newest_file(store), store.parent / "outside.parquet")
+    with pytest.raises(StoreDamaged, match="no name of one"):
+        read_pending(store, [name], b"")
 
 
 NAMES = [b"..", b".", b"a/b", b"../escaped", b"/etc", b"a\0b", b"x" * 256]
