@@ -108,6 +108,35 @@ def test_root_does_not_cut_off_what_the_lock_leads_to(
     assert "no file of this pond" in said
 
 
+def test_nor_a_file_of_roots_in_a_directory_for_all(
+    store: Path, alice: User, stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """She may write where everybody may, so the directory alone says nothing."""
+    place = stage.base / "for-all"
+    place.mkdir()
+    place.chmod(0o1777)
+    (place / "lock").write_text(VICTIM)
+    (place / "lock").chmod(0o600)
+    alice.sh(f"mv {store}/_pond {store}/was; ln -s {place} {store}/_pond")
+    code, said = root_says(capsys, "--pond", store, "tag", "t")
+    assert code == 2
+    assert "no file of this pond" in said
+    assert (place / "lock").read_text() == VICTIM
+    (place / "lock").unlink()
+    place.rmdir()
+
+
+def test_what_root_made_before_is_roots_still(
+    store: Path, alice: User, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A daemon of root's once made its log so."""
+    for name in ("lock", "log"):
+        (store / "_pond" / name).write_text("")
+        (store / "_pond" / name).chmod(0o600)
+        os.chown(store / "_pond" / name, 0, 0)
+    assert root_says(capsys, "--pond", store, "tag", "t") == (0, "")
+
+
 def test_root_opens_no_pipe_in_the_place_of_a_lock(
     store: Path, alice: User, capsys: pytest.CaptureFixture[str]
 ) -> None:
