@@ -194,5 +194,5 @@ def _infos(table: pa.Table) -> list[VersionInfo]:
                 strict=True,
             )
         ]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StoreDamaged(f"a commit row is damaged ({error}): restore from a backup") from error
