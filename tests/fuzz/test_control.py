@@ -189,7 +189,7 @@ def test_whatever_is_asked_is_answered(asked: tuple[PondMount, Path], campaign: 
     counts = {"lines": 0, "refused": 0}
     tree = [snapshot(pond.mnt)]
 
-    @fuzzing(campaign, suite=120, long=20_000)
+    @fuzzing(campaign, suite=40, long=20_000)
     @given(st.lists(LINES, min_size=1, max_size=6))
     def ask(lines: list[bytes]) -> None:
         changed = False

@@ -47,7 +47,7 @@ XATTRS = st.dictionaries(st.binary(min_size=1, max_size=20), st.binary(max_size=
 def test_of_nodes(tmp_path: Path, campaign: Campaign) -> None:
     counts = {"all": 0, "told": 0}
 
-    @fuzzing(campaign, suite=60, long=10_000)
+    @fuzzing(campaign, suite=40, long=10_000)
     @given(TEXTS, XATTRS)
     @example('{"xattrs":{"user.a":"YQ=="},"later":{"unknown":[1]}}', {})
     def fold(text: str, xattrs: dict[bytes, bytes]) -> None:
@@ -74,7 +74,7 @@ def test_of_nodes(tmp_path: Path, campaign: Campaign) -> None:
 def test_of_commit_rows(campaign: Campaign, tmp_path: Path) -> None:
     counts = {"all": 0, "told": 0}
 
-    @fuzzing(campaign, suite=60, long=10_000)
+    @fuzzing(campaign, suite=40, long=10_000)
     @given(TEXTS, st.integers(-(2**63), 2**63 - 1))
     def tell(text: str, time_us: int) -> None:
         counts["all"] += 1

@@ -53,7 +53,7 @@ def test_no_damage_shows_a_wrong_tree(pond: Path, place: str, campaign: Campaign
     files = [file for file in files_of(pond) if is_in(pond, file, place)]
     found: collections.Counter[str] = collections.Counter()
 
-    @fuzzing(campaign, suite=60, long=15_000)
+    @fuzzing(campaign, suite=40, long=15_000)
     @given(st.sampled_from(files), mutations())
     def damage(file: Path, mutation: Mutation) -> None:
         before = file.read_bytes()

@@ -118,7 +118,7 @@ def test_command_lines(
     codes: dict[int, int] = {}
     documented = {error.exit_code for error in all_errors()} | {0, 1}
 
-    @fuzzing(campaign, suite=150, long=30_000)
+    @fuzzing(campaign, suite=80, long=30_000)
     @given(
         st.one_of(st.sampled_from(READING), st.sampled_from(READING), TEXTS),
         st.lists(st.one_of(st.sampled_from(OPTIONS), st.sampled_from(PATHS), TEXTS), max_size=3),
