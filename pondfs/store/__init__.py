@@ -6,8 +6,8 @@ No trio: everything here blocks and is called from threads. In reading order:
 
 - ``schema``: the table's columns, each explained
 - ``rows``: row records to encoded columns
-- ``thrift`` ``parquet`` ``datafile``: encoded columns to one Parquet file, and where each content
-  lies in it
+- ``thrift`` ``parquet`` ``seal`` ``datafile``: encoded columns to one Parquet file, and where each
+  content lies in it
 - ``commit`` ``publish``: one log entry, whole and durable or not there; trying until it is
 - ``deltalog`` ``checkpoint``: reading the log, checking that it is whole; keeping it short
 - ``table``: creating and opening the table; what a crash left

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pondfs.errors import StoreDamaged
+from pondfs.store import seal
 from pondfs.store.datafile import unlink_quietly
 from pondfs.store.deltalog import Snapshot, checkpoint_name, read_checkpoint
 from pondfs.store.faults import fault
@@ -96,8 +97,10 @@ def write_checkpoint(log_dir: str, snapshot: Snapshot) -> bool:
     table = pa.Table.from_arrays(columns, schema=_SCHEMA)
     name = checkpoint_name(snapshot.version)
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", store_schema=False)
-    data = sink.getvalue()
+    with pq.ParquetWriter(sink, _SCHEMA, compression="zstd", store_schema=False) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({"pondfs": seal.unsealed().decode()})
+    data = seal.seal_all(sink.getvalue().to_pybytes())
 
     def check(path: str) -> None:
         """Read it back before anybody else can: it is believed over the entries it covers."""

@@ -30,6 +30,7 @@ from pondfs.store.layout import FileBytes, Group, find_groups
 from pondfs.store.pages import Positions, locate_values
 from pondfs.store.pread import Piece, fill, read_run, read_soon
 from pondfs.store.schema import CONTENT
+from pondfs.store.seal import find_seal, read_of
 
 CACHE_BYTES = 64 << 20
 """Decoded contents kept in memory by whoever does not say how much: pondfs's own commands."""
@@ -442,10 +443,11 @@ class ContentReader:
 def _parquet(file: DataFile, handle: Handle) -> pq.ParquetFile:
     """Open the Parquet reader on the very file we hold, even if its name is gone meanwhile."""
     try:
+        find_seal(*read_of(handle.fd), file.path)
         return pq.ParquetFile(
             f"/proc/self/fd/{handle.fd}", memory_map=False, page_checksum_verification=True
         )
-    except (pa.ArrowInvalid, pa.ArrowIOError) as error:
+    except (pa.ArrowException, UnicodeDecodeError) as error:
         raise StoreDamaged(
             f"data file {file.path} is damaged ({error}): restore it from a backup"
         ) from error

@@ -400,7 +400,11 @@ class DeltaStore:
 
     def list_versions(self) -> list[VersionInfo]:
         """Return all versions, newest first."""
-        return read_versions(self.path)
+        found = read_versions(self.path)
+        if self.notes and self._lock is None:
+            # The newest log entry is there still, but we opened without it.
+            return [info for info in found if info.version <= self._version]
+        return found
 
     def check_loose(self, files: Sequence[str]) -> None:
         """Refuse what is no data file without a version. See `interfaces.Store.check_loose`."""

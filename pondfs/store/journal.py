@@ -262,7 +262,7 @@ def _versions_behind(data: memoryview, start: int, table: bytes) -> Iterator[int
     whole = bytes(data[start:])
     at = -1
     while (at := whole.find(_MAGIC, at + 1)) >= 0:
-        if at % _ALIGNED_BYTES == 0 and (record := _record(data, start + at, table)):
+        if record := _record(data, start + at, table):
             yield record[0]
 
 

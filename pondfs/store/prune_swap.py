@@ -37,11 +37,11 @@ from pondfs.node import Version
 from pondfs.store.commit import add_action
 from pondfs.store.content import DataFile
 from pondfs.store.deltalog import (
-    FACTS,
     LOG_DIR,
     Action,
     BadHeadError,
     Snapshot,
+    encode_entry,
     read_snapshot,
 )
 from pondfs.store.faults import fault
@@ -349,12 +349,8 @@ def _lines(
         "operationParameters": parameters,
         "isBlindAppend": False,
         "engineInfo": f"pondfs/{__version__}",
-        FACTS: {**facts, "lines": len(actions) + 1},
     }
-    return b"".join(
-        json.dumps(action, separators=(",", ":")).encode() + b"\n"
-        for action in [{"commitInfo": info}, *actions]
-    )
+    return encode_entry(info, facts, actions)
 
 
 def is_done(store: str, files: Sequence[str]) -> bool:

@@ -7,7 +7,7 @@ no second look at the file.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,7 @@ from pondfs.store.frames import FrameTable, load_table
 from pondfs.store.layout import FileBytes, Group, find_groups
 from pondfs.store.pages import Positions, locate_values
 from pondfs.store.schema import SCHEMA
+from pondfs.store.seal import Read, check_body, find_seal, read_of
 from pondfs.store.thrift import Buffer
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def read_pieces(
     """
     schema = pa.schema([SCHEMA.field(name) for name in columns])
     with damage_of(file), open(file.path, "rb", buffering=0) as raw:
-        parquet = pq.ParquetFile(file.path, memory_map=False, pre_buffer=False)
+        parquet = open_checked(*read_of(raw), file, file.path)
         buffer = FileBytes(raw.fileno(), file.size)
         waiting: list[Group] = []
         groups = find_groups(parquet)
@@ -162,12 +163,14 @@ def _read(file: DataFile, columns: Sequence[str], schema: pa.Schema) -> tuple[pa
     with damage_of(file), open(file.path, "rb", buffering=0) as raw:
         if file.size <= SMALL_FILE_BYTES:
             data = raw.read()
-            parquet = pq.ParquetFile(pa.BufferReader(data))
+            parquet = open_checked(
+                lambda at, length: data[at : at + length], len(data), file, pa.BufferReader(data)
+            )
             table = parquet.read(columns=list(columns), use_threads=False)
             buffer: Buffer = data
         else:
             # Threads pay here: columns decode side by side.
-            parquet = pq.ParquetFile(file.path, memory_map=False, pre_buffer=False)
+            parquet = open_checked(*read_of(raw), file, file.path)
             table = parquet.read(columns=list(columns), use_threads=True)
             buffer = FileBytes(raw.fileno(), file.size)
         if table.schema != schema:
@@ -181,6 +184,39 @@ def _read(file: DataFile, columns: Sequence[str], schema: pa.Schema) -> tuple[pa
         return table, positions
 
 
+def open_checked(
+    read: Read, size: int, file: DataFile, source: Any, *, rows: bool = True
+) -> pq.ParquetFile:
+    """Return the Parquet reader of *source*, when all that it will believe is as it was written.
+
+    *read* gives its *size* bytes.
+
+    Without *rows* that is the footer alone: each page is compared with its checksum when it is
+    read. So are pages of files without a seal.
+
+    Raises: StoreDamaged; what `damage_of` knows.
+    """
+    seal = find_seal(read, size, file.path)
+    parquet = pq.ParquetFile(
+        source,
+        memory_map=False,
+        pre_buffer=False,
+        page_checksum_verification=seal is None or not rows,
+    )
+    if seal is not None and rows:
+        check_body(read, seal, _contents(parquet), file.path)
+    return parquet
+
+
+def _contents(parquet: pq.ParquetFile) -> Iterator[tuple[int, int]]:
+    """Yield where the contents are in a file of ours: the last column of each row group."""
+    metadata = parquet.metadata
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        chunk = group.column(group.num_columns - 1)
+        yield chunk.data_page_offset, chunk.data_page_offset + chunk.total_compressed_size
+
+
 @contextmanager
 def damage_of(file: DataFile) -> Iterator[None]:
     """Say which data file it was when reading one fails. Raises: StoreDamaged."""
@@ -188,7 +224,9 @@ def damage_of(file: DataFile) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise StoreDamaged(f"data file {file.path} is gone: restore it from a backup") from None
-    except (pa.ArrowInvalid, pa.ArrowKeyError, pa.ArrowTypeError, KeyError) as error:
+    except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's, not Arrow's
         raise StoreDamaged(
             f"data file {file.path} is damaged ({error}): restore it from a backup"
         ) from error

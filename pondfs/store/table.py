@@ -16,9 +16,11 @@ from pondfs.errors import NotAPond, NotPermitted, PondExists, StoreDamaged
 from pondfs.store.datafile import unlink_quietly
 from pondfs.store.deltalog import (
     LOG_DIR,
+    Action,
     BadHeadError,
     Snapshot,
     checkpoint_name,
+    encode_entry,
     entry_name,
     file_name,
     list_log,
@@ -159,8 +161,12 @@ def create_table(store: str) -> None:
             description="A pondfs filesystem: one row per change. See the columns' comments.",
             configuration=_CONFIGURATION,
         )
-        with open(os.path.join(scratch, LOG_DIR, entry_name(0)), "rb") as file:
-            entry = file.read()
+        actions = read_entry(os.path.join(scratch, LOG_DIR), 0)
+    # In order of the protocol's own examples: what is known of the commit first.
+    info: Action = {}
+    for action in actions:
+        info |= action.get("commitInfo", {})
+    entry = encode_entry(info, {}, [action for action in actions if "commitInfo" not in action])
     log_dir = os.path.join(store, LOG_DIR)
     os.mkdir(log_dir, 0o700)
     log_fd = os.open(log_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
