@@ -69,6 +69,7 @@ SECTIONS = {
         "prune": "Forget versions and free the space only they used.",
         "compact": "Put many small data files together.",
         "check": "Check everything, each byte if asked to; hash the tree.",
+        "repair": "Mend what a check found, as a new version.",
         "umount": "Unmount a pond; return when everything is durable.",
         "completion": "Print what makes a shell complete pond's commands.",
     },

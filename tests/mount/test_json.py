@@ -70,6 +70,7 @@ CALLS: list[tuple[str, ...]] = [
     ("compact",),
     ("check",),
     ("check", "--data", "--at", "latest"),
+    ("repair", "-n"),
 ]
 
 

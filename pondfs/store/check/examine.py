@@ -4,17 +4,19 @@ What builds on something is looked at if that something holds: without rows ther
 """
 
 import os
+from collections.abc import Sequence
 
 from pondfs.errors import NoSuchVersion, StoreDamaged
 from pondfs.node import Version
 from pondfs.store.check import caches, data, extents, files, log, point, tree, versions
+from pondfs.store.check.affected import lost_paths
 from pondfs.store.check.data import Progress
 from pondfs.store.check.hash import hash_tree
 from pondfs.store.check.point import Point
 from pondfs.store.check.report import Report
 from pondfs.store.check.tree import Tree
 from pondfs.store.check.versions import Versions
-from pondfs.store.content import ContentReader
+from pondfs.store.content import ContentReader, DataFile
 from pondfs.store.fold import fold_history
 from pondfs.store.history import History
 from pondfs.store.image import EMPTY, TableImage
@@ -69,21 +71,27 @@ def examine(
     report.data_files = len(where.files)
     report.data_bytes = sum(file.size for file in where.files)
     report.add(
-        log.entries_are_whole(walk, where.snapshot),
         log.checkpoints_agree(walk),
         log.checkpoints_are_readable(walk),
         log.last_checkpoint_is_there(where.log_dir),
         log.only_appends(where.log_dir, where.snapshot),
         caches.journal_is_whole(path, report.notes),
     )
+    log.note_covered(walk, where.snapshot, report.notes)
     caches.note_leftovers(path, where.snapshot, report.notes)
-    report.add(files.files_are_there(where.files))
-    there = [file for file in where.files if not files.what_is_missing(file)]
     progress("reading the rows", 0.0)
-    scan, good, bad = files.read_all_rows(there)
-    report.add(files.files_are_readable(there, bad), files.statistics_hold(good, scan))
+    scan, good, lost = files.read_all_rows(where.files)
+    paths = lost_paths(path, where.files, [file.name for file in lost]) if lost else {}
+    report.add(
+        files.files_are_there(where.files, paths),
+        files.files_are_readable(lost, paths),
+        files.statistics_hold(good, scan),
+    )
     where.files = good
-    found = _check_rows(where, walk, scan, report, at)
+    found = _check_rows(where, walk, scan, report, at, list(lost))
+    if lost:
+        report.notes.append("the tree was not checked, as rows are missing")
+        found = None
     reader = ContentReader(_OPEN_FILES)
     try:
         image = None if found is None else _check_tree(where, scan, found, report, reader, at)
@@ -95,7 +103,12 @@ def examine(
 
 
 def _check_rows(
-    where: Point, walk: log.LogWalk, scan: Scan, report: Report, at: Version | None
+    where: Point,
+    walk: log.LogWalk,
+    scan: Scan,
+    report: Report,
+    at: Version | None,
+    lost: Sequence[DataFile],
 ) -> Tree | None:
     rows = Versions(scan)
     report.versions = len(rows.there)
@@ -106,9 +119,10 @@ def _check_rows(
         versions.rows_have_an_order(rows),
         versions.rows_have_a_shape(rows),
         versions.versions_end_with_a_commit_row(rows),
-        versions.no_version_is_missing(rows, walk, pruned, report.version),
+        versions.no_version_is_missing(rows, walk, pruned, report.version, lost),
         versions.tags_name_versions(rows, tags_of(where.snapshot)),
     )
+    report.loose_tags = versions.loose_tags(rows, tags_of(where.snapshot))
     if at is not None:
         if at not in rows.there:
             raise NoSuchVersion(f"there is no version {at} (never made, or pruned): see pond log")
@@ -128,6 +142,7 @@ def _check_tree(
         tree.entries_lead_to_nodes(found),
         tree.entries_are_in_directories(found),
         tree.names_are_names(found),
+        tree.odd_names_stand_twice(found),
         tree.directories_have_one_parent(found),
         tree.nodes_are_reachable(found),
         tree.directories_make_no_cycle(found),

@@ -35,10 +35,11 @@ def ends_of(tree: Tree) -> Ints:
 def extents_are_inside(tree: Tree) -> Iterator[Wrong]:
     """No bytes of a file lie beyond its size, after what rows with `valid_below` cut off."""
     ends = ends_of(tree)
-    for place in np.flatnonzero(ends > tree.attrs["size"]).tolist():
+    size = tree.attrs["size"]
+    for place in np.flatnonzero((ends > size) & (size >= 0)).tolist():
         called, paths = tree.call(place)
         yield Wrong(
-            f"{called} has bytes up to {ends[place]} but a size of {tree.attrs['size'][place]}: "
+            f"{called} has bytes up to {ends[place]} but a size of {size[place]}: "
             "'pond repair' cuts them off, earlier versions keep them",
             paths,
         )

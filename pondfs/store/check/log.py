@@ -34,21 +34,6 @@ _LOOKS = 20
 _LOOK_AGAIN_S = 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
-    """Versions that a log entry says it made.
-
-    Attributes:
-        entry: its number.
-        first: the first of them.
-        last: the last.
-    """
-
-    entry: int
-    first: Version
-    last: Version
-
-
 @dataclass(slots=True)
 class LogWalk:
     """What one pass over the log met.
@@ -58,7 +43,7 @@ class LogWalk:
         bad: entries that are not whole, and why.
         differing: checkpoints that do not say what the entries before them do, and what differs.
         unreadable: checkpoints that can't be read, and why.
-        told: the versions that entries made, in the order of entries; those after the last prune.
+        jumps: entries whose versions do not follow those of the entry before: what is wrong.
         pruned: the newest version that the newest prune knew; 0 without one.
         newest: the newest entry.
     """
@@ -67,9 +52,10 @@ class LogWalk:
     bad: dict[int, str] = field(default_factory=dict)
     differing: dict[int, str] = field(default_factory=dict)
     unreadable: dict[int, str] = field(default_factory=dict)
-    told: list[Told] = field(default_factory=list)
+    jumps: list[str] = field(default_factory=list)
     pruned: Version = Version(0)  # noqa: RUF009  a number
     newest: int = -1
+    _coming: int = 0  # the version that the next entry should have; 0: nobody knows
 
 
 def walk_log(log_dir: str) -> LogWalk:
@@ -82,6 +68,8 @@ def walk_log(log_dir: str) -> LogWalk:
     state: Snapshot | None = None
     for number in sorted(has_entry | has_checkpoint):
         if number in has_entry:
+            if number - 1 not in has_entry:
+                walk._coming = 0
             state = _step(walk, state, number)
         elif state is not None and number != state.version:
             state = None
@@ -94,9 +82,11 @@ def _step(walk: LogWalk, state: Snapshot | None, number: int) -> Snapshot | None
     try:
         actions = read_entry(walk.log_dir, number)
     except FileNotFoundError:
+        walk._coming = 0
         return None
     except BadEntryError as error:
         walk.bad[number] = str(error)
+        walk._coming = 0
         return None
     _note_versions(walk, number, actions)
     if number == 0:
@@ -111,12 +101,17 @@ def _note_versions(walk: LogWalk, number: int, actions: list[Action]) -> None:
     facts = actions[0].get("commitInfo", {}).get(FACTS) or {}
     if facts.get("kind") == "prune":
         walk.pruned = Version(max(int(kept["version"]) for kept in facts["versions"]))
-        walk.told.clear()
     for action in actions:
         txn = action.get("txn", {})
         if txn.get("appId") == APP_ID:
             last = Version(int(txn["version"]))
-            walk.told.append(Told(number, Version(int(facts.get("first_version", last))), last))
+            first = int(facts.get("first_version", last))
+            if walk._coming and first != walk._coming:
+                walk.jumps.append(
+                    f"log entry {entry_name(number)} is of version {first} where {walk._coming} "
+                    "was to come"
+                )
+            walk._coming = last + 1
 
 
 def _compare(walk: LogWalk, state: Snapshot | None, number: int) -> Snapshot | None:
@@ -161,18 +156,17 @@ def _difference(written: Snapshot, state: Snapshot) -> str:
     return ""
 
 
-# --- invariants ---
-
-
-@invariant("log-entries")
-def entries_are_whole(walk: LogWalk, snapshot: Snapshot) -> Iterator[Wrong]:
-    """Every log entry since the newest checkpoint is there, is JSON, and has all its lines."""
+def note_covered(walk: LogWalk, snapshot: Snapshot, notes: list[str]) -> None:
+    """Say which entries are not whole and nobody needs."""
     for number, why in walk.bad.items():
-        if snapshot.checkpoint < number <= snapshot.version:
-            yield Wrong(
-                f"log entry {entry_name(number)} in {walk.log_dir} is damaged ({why}): restore it "
-                "from a backup"
+        if number <= snapshot.checkpoint:
+            notes.append(
+                f"log entry {entry_name(number)} is damaged ({why}); the checkpoint "
+                f"{checkpoint_name(snapshot.checkpoint)} has what it said"
             )
+
+
+# --- invariants ---
 
 
 @invariant("log-checkpoints")

@@ -107,6 +107,7 @@ class Report:
         read_bytes: how much of that was read and compared with its checksums.
         tree_hash: see docs/reference/check.md; "" when contents were not read, or not all of them
             could be.
+        loose_tags: tags on versions that are not there.
     """
 
     store: str
@@ -119,6 +120,7 @@ class Report:
     data_bytes: int = 0
     read_bytes: int = 0
     tree_hash: str = ""
+    loose_tags: list[str] = field(default_factory=list)
 
     @property
     def verdict(self) -> str:
@@ -134,8 +136,10 @@ class Report:
 
     def record(self) -> dict[str, Any]:
         """Return it as JSON has it."""
+        facts = asdict(self)
+        del facts["loose_tags"]
         return {
-            **asdict(self),
+            **facts,
             "verdict": self.verdict,
             "tree_hash": self.tree_hash or None,
             "findings": [

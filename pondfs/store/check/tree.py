@@ -4,6 +4,7 @@ Made from the rows alone, and of all that is there: what a fold leaves out becau
 done with it (a name that leads nowhere) is here as well.
 """
 
+import copy
 import os
 from collections.abc import Iterator
 
@@ -56,8 +57,18 @@ class Tree:
         self.root = int(places_of(self.ids, np.array([ROOT]))[0])
         self.dirs = places_of(self.ids, rows.part[self.entry_rows])
         self.nodes = places_of(self.ids, rows.node[self.entry_rows])
-        self.sound = (self.dirs >= 0) & (self.nodes >= 0) & (self.nodes != self.root)
-        self.sound &= np.append(self.is_dir, False)[self.dirs]
+        sound = (self.dirs >= 0) & (self.nodes >= 0) & (self.nodes != self.root)
+        self._hang(sound & np.append(self.is_dir, False)[self.dirs])
+
+    def having(self, sound: Flags) -> "Tree":
+        """Return the tree as it were with these entries alone: *sound* is parallel to them."""
+        other = copy.copy(self)
+        other._hang(sound)
+        return other
+
+    def _hang(self, sound: Flags) -> None:
+        """Find out how all hangs together by the *sound* entries."""
+        self.sound = sound
         self.parents = np.full(len(self.ids), -1, np.int64)
         # Of equal places the last one counts: the newest.
         self.parents[self.nodes[self.sound]] = self.dirs[self.sound]
@@ -190,9 +201,7 @@ def entries_are_in_directories(tree: Tree) -> Iterator[Wrong]:
 
 @invariant("entry-name", mend="removes the entry; its node goes to lost+found if it has no other")
 def names_are_names(tree: Tree) -> Iterator[Wrong]:
-    """A name has 1 to 255 bytes, no slash and no NUL, is neither `.` nor `..`, and stands in
-    `name_bytes` as well exactly if it is not UTF-8.
-    """
+    """A name has 1 to 255 bytes, no slash and no NUL, and is neither `.` nor `..`."""
     for entry in bad_names(tree).tolist():
         where, paths = tree.call_entry(entry)
         yield Wrong(f"{where} is no name that a file can have: 'pond repair' removes it", paths)
@@ -208,14 +217,28 @@ def bad_names(tree: Tree) -> Ints:
     for part in (b"/", b"\0"):
         bad |= pc.match_substring(names, part).to_numpy(zero_copy_only=False)
     bad |= pc.is_in(names, pa.array([b".", b".."], pa.binary())).to_numpy(zero_copy_only=False)
-    raw = tree.rows.arrow("name_bytes", tree.entry_rows)
-    if raw.null_count < len(raw):
-        text = tree.rows.arrow("name", tree.entry_rows)
-        for entry in np.flatnonzero(pc.is_valid(raw).to_numpy(zero_copy_only=False)).tolist():
-            name = raw[entry].as_py()
-            bad[entry] |= encode_name(name) != (text[entry].as_py(), name)
     found: Ints = np.flatnonzero(bad)
     return found
+
+
+@invariant("entry-name-bytes")
+def odd_names_stand_twice(tree: Tree) -> Iterator[Wrong]:
+    """A name that is not UTF-8, and no other, stands in `name_bytes`, and in `name` with U+FFFD for
+    what is no text.
+    """
+    raw = tree.rows.arrow("name_bytes", tree.entry_rows)
+    if raw.null_count == len(raw):
+        return
+    text = tree.rows.arrow("name", tree.entry_rows)
+    for entry in np.flatnonzero(pc.is_valid(raw).to_numpy(zero_copy_only=False)).tolist():
+        name = raw[entry].as_py()
+        if encode_name(name) != (text[entry].as_py(), name):
+            where, paths = tree.call_entry(entry)
+            yield Wrong(
+                f"{where} is called '{shown(text[entry].as_py().encode())}' elsewhere in its row: "
+                "restore the pond from a backup",
+                paths,
+            )
 
 
 @invariant("one-parent", mend="keeps the newest entry and removes the others")

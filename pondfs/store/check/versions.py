@@ -1,6 +1,6 @@
 """The rows and the versions they are of: one total order, one commit row each, none missing."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +10,7 @@ from pondfs.errors import StoreDamaged
 from pondfs.node import ROOT, Version
 from pondfs.store.check.log import LogWalk
 from pondfs.store.check.report import Wrong, invariant
+from pondfs.store.content import DataFile
 from pondfs.store.history import ints, node_ids
 from pondfs.store.image import Ints
 from pondfs.store.rows import ATTRIBUTES
@@ -133,7 +134,7 @@ def versions_end_with_a_commit_row(rows: Versions) -> Iterator[Wrong]:
 
 @invariant("versions-dense")
 def no_version_is_missing(
-    rows: Versions, walk: LogWalk, pruned: Version, newest: Version
+    rows: Versions, walk: LogWalk, pruned: Version, newest: Version, lost: Sequence[DataFile]
 ) -> Iterator[Wrong]:
     """Versions count up from 1 without a gap, but for those that a prune forgot, and the newest is
     the one that the log names.
@@ -143,6 +144,7 @@ def no_version_is_missing(
         walk: what the log tells of versions.
         pruned: the newest version that a prune forgot, as the log has it.
         newest: the newest version by the log.
+        lost: data files whose rows are not among them: what they had is told of already.
     """
     there = rows.there
     if len(there) and int(rows.version.max()) > newest:
@@ -150,18 +152,14 @@ def no_version_is_missing(
             f"rows are of version {rows.version.max()}, but the newest in the log is {newest}: "
             "restore _delta_log from a backup"
         )
-    expected = 0
-    for told in walk.told:
-        if expected and told.first != expected:
-            yield Wrong(
-                f"log entry {told.entry} is of version {told.first} where {expected} was to come: "
-                "restore _delta_log from a backup"
-            )
-        expected = told.last + 1
+    for jump in walk.jumps:
+        yield Wrong(f"{jump}: restore _delta_log from a backup")
     wanted = np.arange(pruned + 1, newest + 1)
     missing = np.setdiff1d(wanted, there)
     if newest not in there and newest <= pruned:
         missing = np.append(missing, newest)
+    for file in lost:
+        missing = missing[(missing < file.min_version) | (missing > file.max_version)]
     for first, last in _runs(missing):
         which = f"version {first} is" if first == last else f"versions {first} to {last} are"
         yield Wrong(
@@ -182,9 +180,13 @@ def _runs(numbers: Ints) -> list[tuple[int, int]]:
 @invariant("tags", mend="takes the tag off")
 def tags_name_versions(rows: Versions, tags: Mapping[str, Version]) -> Iterator[Wrong]:
     """Every tag names a version that is there."""
-    for name, version in tags.items():
-        if version not in rows.there:
-            yield Wrong(
-                f"tag '{name}' is on version {version}, which is not there: 'pond repair' takes "
-                "it off"
-            )
+    for name in loose_tags(rows, tags):
+        version = tags[name]
+        yield Wrong(
+            f"tag '{name}' is on version {version}, which is not there: 'pond repair' takes it off"
+        )
+
+
+def loose_tags(rows: Versions, tags: Mapping[str, Version]) -> list[str]:
+    """Return the tags on versions that are not there."""
+    return [name for name, version in tags.items() if version not in rows.there]
