@@ -4,7 +4,6 @@ One pass over all that is there, oldest first, which replays the entries; invari
 what it met. The log may be cleaned up meanwhile: what is gone when it is to be read was needless.
 """
 
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -13,15 +12,16 @@ from dataclasses import dataclass, field
 from pondfs.errors import StoreDamaged
 from pondfs.node import Version
 from pondfs.store.check.report import Wrong, invariant
-from pondfs.store.checkpoint import LAST_CHECKPOINT
 from pondfs.store.deltalog import (
     APP_ID,
     FACTS,
+    LAST_CHECKPOINT,
     Action,
     BadEntryError,
     Snapshot,
     checkpoint_name,
     entry_name,
+    find_last_checkpoint,
     list_log,
     read_checkpoint,
     read_entry,
@@ -196,18 +196,14 @@ def last_checkpoint_is_there(log_dir: str) -> Iterator[Wrong]:
     wrong = ""
     # A writer may put up a new one and take the old one away between our two looks.
     for _ in range(_LOOKS):
-        try:
-            with open(path, "rb") as file:
-                data = file.read()
-        except FileNotFoundError:
+        if not os.path.exists(path):
             return
-        try:
-            number = int(json.loads(data)["version"])
-        except (ValueError, KeyError, TypeError):
+        number = find_last_checkpoint(log_dir)
+        if number is None:
             wrong = f"{path} names no checkpoint"
+        elif os.path.exists(os.path.join(log_dir, checkpoint_name(number))):
+            return
         else:
-            if os.path.exists(os.path.join(log_dir, checkpoint_name(number))):
-                return
             wrong = f"{path} names {checkpoint_name(number)}, which is not there"
         time.sleep(_LOOK_AGAIN_S / _LOOKS)
     yield Wrong(f"{wrong}: other readers may fail; 'pond repair' writes a new one")

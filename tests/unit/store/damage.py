@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from pondfs.node import ROOT, Version
 from pondfs.oplog import Row
 from pondfs.store import imagefile, records, rowcache
-from pondfs.store.checkpoint import LAST_CHECKPOINT, write_checkpoint
+from pondfs.store.checkpoint import write_checkpoint
 from pondfs.store.delta import DeltaStore
-from pondfs.store.deltalog import checkpoint_name, read_snapshot
+from pondfs.store.deltalog import LAST_CHECKPOINT, checkpoint_name, read_snapshot
 from pondfs.store.files import data_files
 from pondfs.store.journal import Journal, journal_path
 from pondfs.store.records import map_records, write_record

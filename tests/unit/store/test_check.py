@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trio
+from deltalake import DeltaTable
 
 from pondfs.errors import NoSuchVersion, NotAPond, PondLocked
 from pondfs.node import ROOT, NodeId, Version
@@ -331,6 +332,16 @@ def test_an_entry_that_a_checkpoint_covers(pond: Path) -> None:
     report = check_store(pond)
     assert report.verdict == CLEAN
     assert any("is damaged" in note for note in report.notes)
+
+
+def test_what_was_set_aside_is_not_named_any_more(pond: Path) -> None:
+    """A newest entry set aside, with its checkpoint, left `_last_checkpoint` naming nothing."""
+    damage.bad_checkpoint(pond)
+    damage.truncate_newest(pond)
+    assert found(check_store(pond)) == {"log-head", "log-checkpoint-readable"}
+    open_pond(pond).close()
+    assert check_store(pond).findings == ()
+    assert DeltaTable(pond).version() == 3
 
 
 def test_no_pond(tmp_path: Path) -> None:
