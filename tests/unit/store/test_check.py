@@ -11,6 +11,7 @@ import pytest
 import trio
 from deltalake import DeltaTable
 
+from docs.generate import CHECK, check_page
 from pondfs.errors import NoSuchVersion, NotAPond, PondLocked
 from pondfs.node import ROOT, NodeId, Version
 from pondfs.oplog import Row
@@ -160,6 +161,10 @@ def test_what_is_broken_is_named_and_mended_or_refused(
     assert check_store(pond, data=True).verdict == CLEAN
 
 
+def test_the_reference_is_current() -> None:
+    assert CHECK.read_text() == check_page(), "run `make docs`"
+
+
 def test_every_invariant_is_broken_by_some_test() -> None:
     assert {name for name, _ in BREAKS} | {"extents-disjoint"} == set(INVARIANTS)
 
@@ -274,6 +279,14 @@ def test_a_compressed_file_is_read_frame_by_frame(pond: Path) -> None:
     file.write_bytes(data)
     assert found(check_store(pond, data=True)) <= {"data-checksums", "data-file-rows"}
     assert check_store(pond, data=True).verdict == DAMAGED
+
+
+def test_what_another_program_compacted(pond: Path) -> None:
+    before = check_store(pond, data=True)
+    DeltaTable(pond).optimize.compact()
+    after = check_store(pond, data=True)
+    assert (after.findings, after.data_files) == ((), 1)
+    assert after.tree_hash == before.tree_hash
 
 
 def test_old_versions_can_be_checked(pond: Path) -> None:
