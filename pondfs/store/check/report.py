@@ -110,8 +110,8 @@ class Report:
         data_files: how many the table has.
         data_bytes: what they have together.
         read_bytes: how much of that was read and compared with its checksums.
-        tree_hash: see docs/reference/check.md; "" when contents were not read, or not all of them
-            could be.
+        tree_hash: see docs/reference/check.md; "" when contents were not read or can't all be
+            believed, or the tree hangs together wrong.
         loose_tags: tags on versions that are not there.
     """
 

@@ -357,6 +357,24 @@ def test_what_was_set_aside_is_not_named_any_more(pond: Path) -> None:
     assert DeltaTable(pond).version() == 3
 
 
+def test_a_directory_inside_itself_that_is_reached(pond: Path) -> None:
+    """Walking such a tree has no end, so it has no hash."""
+    rows(
+        link(X, b"x", D, DIRECTORY),
+        update(X, attr(DIRECTORY, nlink=3)),
+        update(D, attr(DIRECTORY, nlink=3)),
+        link(D, b"d", X, DIRECTORY),
+    )(pond)
+    report = check_store(pond, data=True)
+    assert "one-parent" in found(report)
+    assert report.verdict == REPAIRABLE
+    assert not report.tree_hash
+    outcome = repair_store(pond)
+    assert outcome.after is not None
+    assert outcome.after.verdict == CLEAN
+    assert check_store(pond, data=True).tree_hash
+
+
 def test_no_pond(tmp_path: Path) -> None:
     with pytest.raises(NotAPond):
         check_store(tmp_path)
