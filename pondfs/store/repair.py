@@ -30,7 +30,7 @@ from pondfs.store.lock import ReaderLock
 from pondfs.store.repair_plan import Plan, make_plan
 from pondfs.store.table import POND_DIR
 
-_MOST_TOLD = 5
+_MOST_TOLD = 2
 """Actions that the version's message names."""
 
 

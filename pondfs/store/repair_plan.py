@@ -203,7 +203,7 @@ class _TreePlan:
             called = settled.call(place)[0]
             if wrong_links[place] and place not in tops and not changed[place]:
                 plan.actions.append(
-                    f"write that {called} has {links[place]} links, not "
+                    f"write that {called} has nlink {links[place]}, not "
                     f"{tree.attrs['nlink'][place]}"
                 )
             if beyond[place]:
