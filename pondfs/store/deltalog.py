@@ -28,6 +28,9 @@ APP_ID = "pondfs"
 FACTS = "pondfs"
 """Key in our commitInfo: a checksum, version, time, summary, and how many lines the entry has."""
 
+LAST_CHECKPOINT = "_last_checkpoint"
+"""Names the newest checkpoint, so that readers need not look for it."""
+
 Action = dict[str, Any]
 
 _SUM_BEGIN = b'{"commitInfo":{"' + FACTS.encode() + b'":{"crc":"'
@@ -168,6 +171,15 @@ def list_log(log_dir: str) -> tuple[list[int], list[int]]:
                 f"{os.path.join(log_dir, name)} is a checkpoint of a kind pondfs cannot read"
             )
     return sorted(entries), sorted(checkpoints)
+
+
+def find_last_checkpoint(log_dir: str) -> int | None:
+    """Return the checkpoint that ``_last_checkpoint`` names; None when it names none."""
+    try:
+        with open(os.path.join(log_dir, LAST_CHECKPOINT), "rb") as file:
+            return int(json.loads(file.read())["version"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
 
 
 def read_entry(log_dir: str, version: int) -> list[Action]:

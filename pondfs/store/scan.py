@@ -68,7 +68,7 @@ def read_rows(
 ) -> Scan:
     """Return the rows of *files*, in their order; from *cache* those it has.
 
-    Raises: StoreDamaged naming a file that is gone or no Parquet of ours.
+    Raises: StoreDamaged naming a file that is gone, no Parquet of ours, or not as it was written.
     """
     schema = pa.schema([SCHEMA.field(name) for name in columns])
     sizes: list[int] = []
@@ -134,7 +134,10 @@ def _join(parts: list[pa.Table]) -> list[pa.Table]:
 
 
 def _parts(
-    files: Sequence[DataFile], columns: Sequence[str], schema: pa.Schema, cache: "RowCache | None"
+    files: Sequence[DataFile],
+    columns: Sequence[str],
+    schema: pa.Schema,
+    cache: "RowCache | None",
 ) -> Iterator[tuple[pa.Table, Positions, list[int]]]:
     """Yield rows, the positions of their contents, and how many rows each file has.
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pondfs.errors import NotAPond, NotPermitted, PondExists, StoreDamaged
 from pondfs.store.datafile import unlink_quietly
 from pondfs.store.deltalog import (
+    LAST_CHECKPOINT,
     LOG_DIR,
     Action,
     BadHeadError,
@@ -23,6 +24,7 @@ from pondfs.store.deltalog import (
     encode_entry,
     entry_name,
     file_name,
+    find_last_checkpoint,
     list_log,
     read_entry,
     read_snapshot,
@@ -314,6 +316,9 @@ def _set_aside(store: str, head: int, reason: str) -> str:
         ):
             shutil.copyfileobj(source, copy)
     fsync_path(target)
+    # First: other readers begin where it leads, and fail where nothing is. Without it they look.
+    if find_last_checkpoint(log_dir) == head:
+        unlink_quietly(os.path.join(log_dir, LAST_CHECKPOINT))
     os.unlink(os.path.join(log_dir, name))
     # One that could be read would have been taken in its place. It must not seem to be of the entry
     # that comes to have this number.
