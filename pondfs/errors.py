@@ -137,3 +137,10 @@ class Conflict(PondError):
 
     errno = _errno.EBUSY
     exit_code = 12
+
+
+VERDICTS = {
+    15: "`pond doctor` found something that will hurt (a warning)",
+    16: "`pond doctor` found something that does not work, or that breaks a promise",
+}
+"""Exit codes that are an answer: the command did its work, and that is what it found."""

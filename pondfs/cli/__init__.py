@@ -11,7 +11,7 @@
   ``targets`` ``host`` ``copy_in`` ``copy_out`` ``tally``: where copies go, and making them
 - ``mount_pond`` ``umount_pond``: the mount helpers
 - ``show`` ``sync`` ``recover``: the oplog's rows; durable now; what a crash left;
-  ``ls_pending``: what ``ls --pending`` marks
+  ``ls_pending``: what ``ls --pending`` marks; ``doctor``: what the pond stands on
 - ``query``: SQL; ``query_text`` ``query_run``: its statements, and running them; ``query_prompt``
   ``query_worker``: the prompt, and the process that works for it
 - ``criteria``: what ``find`` looks for; ``completion``: of commands in a shell
@@ -62,6 +62,7 @@ SECTIONS = {
     "The pond": {
         "init": "Make an empty pond.",
         "status": "Show what is pending and what the daemon does.",
+        "doctor": "Look at what the pond stands on, and say what to do.",
         "commit": "Make what is pending a version.",
         "sync": "Make everything durable, as sync(1) does.",
         "recover": "Bring what a crash left in the journal into the table.",
