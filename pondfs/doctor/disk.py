@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pondfs.doctor.finding import Finding, Severity, error, note, ok, warning
 from pondfs.doctor.scene import Scene
 from pondfs.mountinfo import Mount, find_mount_around
-from pondfs.store.probe import try_publishing
+from pondfs.store.probe import has_nameless_files, try_publishing
 from pondfs.store.table import POND_DIR
 
 LOCAL = frozenset("ext3 ext4 xfs btrfs f2fs zfs bcachefs jfs nilfs2 reiserfs".split())
@@ -25,7 +25,9 @@ HOSTS = frozenset("9p virtiofs vboxsf fuse.vmhgfs-fuse prl_fs drvfs".split())
 
 NO_LINKS = frozenset("vfat msdos exfat fuse.exfat".split())
 
-WITHOUT_FLUSH = frozenset("nobarrier barrier=0 barrier=none fsync_mode=nobarrier volatile".split())
+WITHOUT_FLUSH = frozenset(
+    "nobarrier barrier=0 barrier=none fsync_mode=nobarrier volatile fsync=volatile".split()
+)
 """Mount options with which an fsync does not reach what survives a power cut."""
 
 FEW_BYTES, FEW_PARTS = 1 << 30, 20
@@ -149,6 +151,9 @@ def look_at_publishing(scene: Scene) -> Iterator[Finding]:
     if trouble:
         yield error(f"the store's filesystem can't take commits: {trouble}",
                     "keep the pond on a local disk with ext4, xfs, btrfs or zfs")  # fmt: skip
+    elif not has_nameless_files(scene.store):
+        yield note("the store's filesystem has no nameless files (O_TMPFILE): a commit uses a "
+                   "hidden name instead, which takes a little longer")  # fmt: skip
     else:
         yield ok("files can be synced and linked, as a commit takes it")
 

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from pondfs.doctor.finding import Finding, error
+from pondfs.doctor.looks import GROUPS
 from pondfs.options import default_store, parse_store
 
-GROUPS = ("machine", "mounts", "store")
-"""As in `looks.LOOKS`, which is not imported here: it takes pyarrow along."""
+START_S = 60.0
+"""How long Python may take to start; nothing is looked at by then."""
 
 PATIENCE_PARTS = 4
 """A daemon is waited for up to three times in one look, each time this part of the whole time."""
@@ -62,7 +63,7 @@ class _Worker:
         )
         assert self.process.stdout is not None
         self.pipe = self.process.stdout
-        self.deadline = time.monotonic() + timeout_s
+        self.deadline = time.monotonic() + max(timeout_s, START_S)
 
     def take(self) -> bool:
         """Take what it tells; return whether there may be more."""
@@ -123,6 +124,11 @@ def examine(named: str | None, environ: Mapping[str, str], timeout_s: float) -> 
     """Look at the machine and at the pond that is *named* (as `control.reach.locate` has it).
 
     Returns after *timeout_s* without news, whatever hangs.
+
+    Args:
+        named: as said; None when nobody named one.
+        environ: says which is meant then.
+        timeout_s: how long a look may take.
 
     Raises: UsageError when what is named can be no store.
     """

@@ -1,6 +1,6 @@
 """Mounts of ponds, the daemons that serve them, their sockets, and who holds the store's lock.
 
-A mount is never touched before its daemon has been asked: see `processes.errno_of_stat`.
+A mount is never touched before its daemon has been asked: see `processes.errno_of_statvfs`.
 """
 
 import errno
@@ -16,7 +16,8 @@ from pondfs.control.protocol import find_all_sockets, find_sockets
 from pondfs.doctor.finding import Finding, error, note, ok, warning
 from pondfs.doctor.machine import user_name
 from pondfs.doctor.processes import (
-    errno_of_stat,
+    STOPPED,
+    errno_of_statvfs,
     find_listener,
     find_lock_holder,
     find_process,
@@ -62,7 +63,7 @@ def look_at_sockets(scene: Scene) -> Iterator[Finding]:
             yield warning(
                 f"process {pid}, whose mount is gone, {process.trouble}: it has not ended",
                 "let it go on, so that it can make its last commit",
-                f"kill -CONT {pid}" if process.state == "T" else "",
+                f"kill -CONT {pid}" if process.state in STOPPED else "",
             )
         else:
             yield from _look_at_ending(path, scene.patience_s)
@@ -109,7 +110,7 @@ def look_at_lock(scene: Scene) -> Iterator[Finding]:
             + (process.trouble and f"it {process.trouble}")
             or "it still makes its last commit, or that fails",
             f"wait a little; what keeps it is in {scene.store}/_pond/log (a full disk? free space)",
-            f"kill -CONT {pid}" if process.state == "T" else "",
+            f"kill -CONT {pid}" if process.state in STOPPED else "",
         )
 
 
@@ -149,6 +150,11 @@ def _look_at_mount(mount: Mount, patience_s: float) -> Iterator[Finding]:
     silent: list[Path] = []
     try:
         for path in find_sockets(mount.mountpoint, mount.owner_uid):
+            pid = find_listener(path)
+            process = None if pid is None else find_process(pid)
+            if process is not None and process.state in STOPPED:
+                yield _hung(mount, where, pid)
+                return
             try:
                 with Client(path, timeout_s=patience_s) as client:
                     yield from _look_at_daemon(where, client.hello)
@@ -167,7 +173,7 @@ def _look_at_mount(mount: Mount, patience_s: float) -> Iterator[Finding]:
         yield _hung(mount, where, find_listener(silent[0]))
         return
     # Nobody listens: the daemon is dead, as a rule, and then this is answered at once.
-    number = errno_of_stat(mount.mountpoint, patience_s)
+    number = errno_of_statvfs(mount.mountpoint, patience_s)
     umount = f"pond umount {shlex.quote(str(mount.mountpoint))}"
     if number is None:
         yield _hung(mount, where, None)
@@ -196,7 +202,7 @@ def _hung(mount: Mount, where: str, pid: int | None) -> Finding:
         message += f": process {process.pid} {process.trouble or 'runs, but does not come to it'}"
     if waiting:
         message += f"; {waiting} request{'s' * (waiting > 1)} of programs wait for it"
-    if process is not None and process.state in "Tt":
+    if process is not None and process.state in STOPPED:
         return error(message, "let it go on", f"kill -CONT {process.pid}")
     return error(
         message + ". Whoever touches the mount hangs as well",

@@ -10,12 +10,15 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-_STATES = {
+_STATVFSES = {
     "T": "is stopped",
     "t": "is being traced, by a debugger perhaps",
     "D": "waits for a disk",
     "Z": "has died and waits for its parent to look",
 }
+
+STOPPED = ("T", "t")
+"""States of a process that does nothing until somebody lets it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,7 @@ class Process:
     @property
     def trouble(self) -> str:
         """Why it does nothing; "" when nothing keeps it."""
-        return _STATES.get(self.state, "")
+        return _STATVFSES.get(self.state, "")
 
 
 def find_process(pid: int) -> Process | None:
@@ -102,13 +105,14 @@ def find_lock_holder(path: Path, likely: int | None) -> int | None:
     return None
 
 
-def errno_of_stat(path: Path, patience_s: float) -> int | None:
-    """Return the errno of a stat of *path*, 0 for none; None when there is no answer in time.
+def errno_of_statvfs(path: Path, patience_s: float) -> int | None:
+    """Return the errno of a statvfs of *path*, 0 for none; None when there is no answer in time.
 
-    By a process that is left to itself then: the kernel may not let it go.
+    Asked by a process that is left to itself then: the kernel may not let it go. It is no stat, of
+    which the kernel may have the answer itself, long after the daemon is gone.
     """
     asking = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _STAT, os.fspath(path)],
+        [sys.executable, "-I", "-S", "-c", _STATVFS, os.fspath(path)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -121,10 +125,10 @@ def errno_of_stat(path: Path, patience_s: float) -> int | None:
         return None
 
 
-_STAT = f"""
+_STATVFS = f"""
 import os, sys
 try:
-    os.stat(sys.argv[1])
+    os.statvfs(sys.argv[1])
 except OSError as error:
     os._exit(error.errno if 0 < error.errno < 256 else {errno.EIO})
 os._exit(0)

@@ -266,7 +266,7 @@ def look_at_strays(scene: Scene) -> Iterator[Finding]:
     names = table.find_strays(store, table.open_table(store, writable=False).snapshot)
     ours = [name for name in names if table.is_ours(name)]
     old = [name for name in ours if table.old_enough(store, name, STRAY_AGE_S)]
-    foreign = sorted(set(names) - set(ours))
+    foreign = [name for name in names if not table.is_ours(name) and not name.startswith(".")]
     if old:
         size = sum(os.stat(os.path.join(store, name)).st_size for name in old)
         yield note(

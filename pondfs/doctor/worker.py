@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from pondfs.doctor.finding import note, warning
-from pondfs.doctor.looks import LOOKS
+from pondfs.doctor.looks import GROUPS
 from pondfs.doctor.scene import NoMore, Scene
 from pondfs.errors import PondError
 
@@ -21,11 +21,13 @@ def main() -> None:
     """Do all looks of a group, in order."""
     group, named, patience_s = sys.argv[1:]
     scene = Scene(json.loads(named), float(patience_s))
+    _say({"begin": group})
+    looks = GROUPS[group]()
     if group == "store":
         _say({"begin": "mounted"})
         mount = scene.place.mount
         _say({"store": scene.store, "mountpoint": mount and os.fspath(mount.mountpoint)})
-    for name, look in LOOKS[group].items():
+    for name, look in looks.items():
         _say({"begin": name})
         try:
             for finding in look(scene):

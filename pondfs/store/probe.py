@@ -3,7 +3,7 @@
 import os
 import uuid
 
-from pondfs.store.datafile import unlink_quietly
+from pondfs.store.commit import NO_TMPFILE
 from pondfs.store.deltalog import LOG_DIR
 from pondfs.store.lock import acting_as, find_owner
 
@@ -15,38 +15,52 @@ def try_publishing(store: str) -> str:
         swept up like those of torn commits.
     Raises: OSError as the disk says.
     """
-    log_dir = os.path.join(store, LOG_DIR)
-    name = os.path.join(log_dir, f".probe.{uuid.uuid4()}.tmp")
-    with acting_as(find_owner(store)):
-        nameless = True
-        try:
-            fd = os.open(log_dir, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        except OSError:
-            nameless = False
-            fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        source = f"/proc/self/fd/{fd}" if nameless else name
-        linked = name if nameless else f"{name}.2.tmp"
-        try:
-            os.write(fd, b"pond doctor")
-            os.fsync(fd)
+    name = f".probe.{uuid.uuid4()}.tmp"
+    owner = find_owner(store)
+    log_fd = os.open(os.path.join(store, LOG_DIR), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with acting_as(owner):
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            fd = os.open(name, flags, 0o600, dir_fd=log_fd)
             try:
-                os.link(source, linked, follow_symlinks=True)
-            except OSError as error:
-                return f"it has no hard links ({error.strerror})"
-            try:
-                os.link(source, linked, follow_symlinks=True)
-            except FileExistsError:
-                pass
-            else:
-                return "it gives a name that is taken a second time"
-            directory = os.open(log_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(directory)
+                return _try(fd, log_fd, name)
             finally:
-                os.close(directory)
-        finally:
-            os.close(fd)
-            unlink_quietly(linked)
-            if not nameless:
-                unlink_quietly(name)
+                os.close(fd)
+                os.unlink(name, dir_fd=log_fd)
+    finally:
+        os.close(log_fd)
+
+
+def _try(fd: int, log_fd: int, name: str) -> str:
+    other = f".{name}"
+    os.write(fd, b"pond doctor")
+    os.fsync(fd)
+    try:
+        os.link(name, other, src_dir_fd=log_fd, dst_dir_fd=log_fd)
+    except OSError as error:
+        return f"it has no hard links ({error.strerror})"
+    try:
+        os.link(name, other, src_dir_fd=log_fd, dst_dir_fd=log_fd)
+    except FileExistsError:
+        pass
+    else:
+        return "it gives a name that is taken a second time"
+    finally:
+        os.unlink(other, dir_fd=log_fd)
+    os.fsync(log_fd)
     return ""
+
+
+def has_nameless_files(store: str) -> bool:
+    """Return whether a log entry can be written without a name (O_TMPFILE) and linked then.
+
+    Raises: OSError as the disk says, except that it can't.
+    """
+    log_dir = os.path.join(store, LOG_DIR)
+    try:
+        os.close(os.open(log_dir, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        if error.errno in NO_TMPFILE:
+            return False
+        raise
+    return True
