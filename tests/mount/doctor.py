@@ -26,7 +26,7 @@ class Report:
 
     def get(self, look: str, severity: str) -> dict[str, Any]:
         """Return the one finding of a look with that severity; fail with all there are."""
-        found = [
+        found: list[dict[str, Any]] = [
             finding
             for finding in self.told["findings"]
             if (finding["look"], finding["severity"]) == (look, severity)
@@ -72,9 +72,9 @@ def examine_as(uid: int, env: Mapping[str, str], *words: Path | str) -> Report:
     wanted = [sys.base_prefix, str(BIN.parent), str(Path(pondfs.__file__).parents[1])]
     closed: dict[str, list[str]] = {}
     for path in wanted:
-        for above in reversed(Path(path).parents):
-            if not above.stat().st_mode & 0o001:
-                closed.setdefault(str(above), []).append(path)
+        for directory in reversed(Path(path).parents):
+            if not directory.stat().st_mode & 0o001:
+                closed.setdefault(str(directory), []).append(path)
                 break
     with tempfile.TemporaryDirectory() as scratch:
         script = ["set -e"]

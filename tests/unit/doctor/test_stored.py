@@ -32,7 +32,7 @@ MINUTE_NS = 60 * 10**9
 
 def look(path: Path, what: Look) -> list[Finding]:
     """Return what one look finds."""
-    found = []
+    found: list[Finding] = []
     try:
         found.extend(what(Scene(os.fspath(path), 1.0)))
     except NoMore:
