@@ -42,12 +42,6 @@ def errors_page() -> str:
         lines.append(f"| {found.exit_code} | `{found.__name__}` | {name} | {says} |")
     lines += [
         "",
-        "Exit codes that are an answer, of a command that did its work:",
-        "",
-        "| exit code | |",
-        "|---|---|",
-        *(f"| {code} | {meaning} |" for code, meaning in sorted(errors.VERDICTS.items())),
-        "",
         "Other exit codes: 0 done, 70 a bug in pondfs (please report it), 130 interrupted, 143",
         "ended by SIGTERM (129: by SIGHUP), 141 nobody reads the output any more. `mount.pond` and",
         "`umount.pond` speak mount(8): 1 usage or permission, 2 system, 4 a bug, 8 interrupted, 32",

@@ -89,6 +89,18 @@ class CommitFailed(PondError):
         self.errno = errno
 
 
+class NeedsCare(PondError):
+    """``pond doctor`` found something that will hurt one day: a warning."""
+
+    exit_code = 15
+
+
+class NeedsMending(PondError):
+    """``pond doctor`` found something that does not work, or that breaks a promise: an error."""
+
+    exit_code = 16
+
+
 class MountFailed(PondError):
     """The mount itself failed."""
 
@@ -137,10 +149,3 @@ class Conflict(PondError):
 
     errno = _errno.EBUSY
     exit_code = 12
-
-
-VERDICTS = {
-    15: "`pond doctor` found something that will hurt (a warning)",
-    16: "`pond doctor` found something that does not work, or that breaks a promise",
-}
-"""Exit codes that are an answer: the command did its work, and that is what it found."""

@@ -11,9 +11,14 @@ from pondfs.cli.output import print_json
 from pondfs.cli.reach import find_named, pond_option
 from pondfs.doctor.examine import examine
 from pondfs.doctor.finding import SEVERITIES, Finding, worst
+from pondfs.errors import NeedsCare, NeedsMending
 
-EXIT_CODES = {"ok": 0, "note": 0, "warning": 15, "error": 16}
-"""As `pondfs.errors.VERDICTS` explains them."""
+EXIT_CODES = {
+    "ok": 0,
+    "note": 0,
+    "warning": NeedsCare.exit_code,
+    "error": NeedsMending.exit_code,
+}
 
 _COLOURS = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "red"}
 
