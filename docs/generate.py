@@ -6,11 +6,13 @@ from pathlib import Path
 
 from pondfs import errors
 from pondfs.metrics import COUNTER, FAMILIES
+from pondfs.store.check import INVARIANTS
 from pondfs.store.schema import COLUMNS
 
 ERRORS = Path(__file__).parent / "reference" / "errors.md"
 FORMAT = Path(__file__).parent / "reference" / "format.md"
 METRICS = Path(__file__).parent / "reference" / "metrics.md"
+DURABILITY = Path(__file__).parent / "explanation" / "consistency-and-durability.md"
 
 
 def errors_page() -> str:
@@ -72,6 +74,14 @@ def metrics_page() -> str:
     return _between(METRICS, "metrics", lines)
 
 
+def durability_page() -> str:
+    """Return docs/explanation/consistency-and-durability.md: the same, and what a check checks."""
+    lines = ["| invariant | | `pond repair` |", "|---|---|---|"]
+    for found in INVARIANTS.values():
+        lines.append(f"| `{found.name}` | {found.holds} | {found.mend or 'refuses'} |")
+    return _between(DURABILITY, "invariants", lines)
+
+
 def _between(page: Path, what: str, lines: list[str]) -> str:
     """Return the page with *lines* between its marks."""
     head, begin, rest = page.read_text().partition(f"<!-- {what} -->\n")
@@ -85,3 +95,4 @@ if __name__ == "__main__":
     ERRORS.write_text(errors_page())
     FORMAT.write_text(format_page())
     METRICS.write_text(metrics_page())
+    DURABILITY.write_text(durability_page())
