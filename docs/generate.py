@@ -77,8 +77,10 @@ def metrics_page() -> str:
 def durability_page() -> str:
     """Return docs/explanation/consistency-and-durability.md: the same, and what a check checks."""
     lines = ["| invariant | | `pond repair` |", "|---|---|---|"]
-    for found in INVARIANTS.values():
-        lines.append(f"| `{found.name}` | {found.holds} | {found.mend or 'refuses'} |")
+    lines += [
+        f"| `{found.name}` | {found.holds} | {found.mend or 'refuses'} |"
+        for found in INVARIANTS.values()
+    ]
     return _between(DURABILITY, "invariants", lines)
 
 

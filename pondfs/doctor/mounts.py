@@ -71,7 +71,7 @@ def look_at_sockets(scene: Scene) -> Iterator[Finding]:
         yield note(
             f"{len(dead)} control socket{'s' * (len(dead) > 1)} of daemons that were killed: "
             f"{', '.join(map(str, dead[:3]))}{' …' * (len(dead) > 3)}. They do no harm: the next "
-            "mount at the same place takes its over, and a reboot removes them",
+            "mount at the same place takes its socket over, and a reboot removes all",
             "remove them if you like",
             "rm " + " ".join(shlex.quote(str(path)) for path in dead) if len(dead) <= 3 else "",
         )
