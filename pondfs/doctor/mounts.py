@@ -105,10 +105,10 @@ def look_at_lock(scene: Scene) -> Iterator[Finding]:
     elif process is None:
         yield note(f"the pond is mounted outside this container, at {place}")
     else:
+        does = process.trouble or "is about to mount it, or makes its last commit, or that fails"
         yield warning(
-            f"process {pid} has the pond open for writing, but its mount at {place} is gone: "
-            + (process.trouble and f"it {process.trouble}")
-            or "it still makes its last commit, or that fails",
+            f"process {pid} has the pond open for writing, but it is not mounted at {place}: the "
+            f"process {does}",
             f"wait a little; what keeps it is in {scene.store}/_pond/log (a full disk? free space)",
             f"kill -CONT {pid}" if process.state in STOPPED else "",
         )
@@ -121,7 +121,7 @@ def _look_at_last_holder(told: dict[str, object]) -> Iterator[Finding]:
     elif host != socket.gethostname():
         yield warning(
             f"the pond was last opened for writing on host {host}, which did not close it: if it "
-            "is still mounted there, a second writer here would destroy it",
+            "is still mounted there, a second writer here gets in its way",
             f"make sure that nothing on {host} has it open",
         )
     else:

@@ -4,6 +4,7 @@ Only looked at; nothing is taken, locked or mended. Whether each row and content
 written is what ``pond check`` finds out, which reads all of them.
 """
 
+import contextlib
 import os
 import shlex
 import stat
@@ -53,7 +54,8 @@ def look_at_store(scene: Scene) -> Iterator[Finding]:
         found = os.stat(store)
         os.listdir(store)
         os.listdir(os.path.join(store, LOG_DIR))
-        os.listdir(os.path.join(store, POND_DIR))
+        with contextlib.suppress(FileNotFoundError):  # all in it can be done without
+            os.listdir(os.path.join(store, POND_DIR))
     except (FileNotFoundError, NotADirectoryError):
         yield from _look_at_no_pond(scene)
         raise NoMore from None

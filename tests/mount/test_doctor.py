@@ -158,7 +158,7 @@ def test_a_mount_that_was_detached_while_its_daemon_goes_on(pond: PondMount) -> 
         assert f"process {pid} has the pond open" in report.get("lock", "warning")["message"]
         with stopped(pid):
             finding = ask(pond).get("lock", "warning")
-            assert "it is stopped" in finding["message"]
+            assert "the process is stopped" in finding["message"]
             obey(finding, pond.env)
         file.write("the last")
     wait_gone(pid)
@@ -210,7 +210,8 @@ def test_who_holds_the_lock(pond_unmounted: PondMount) -> None:
     assert f"process {os.getpid()}" in ask(pond).get("lock", "ok")["message"]
     lock.release()
     lock = WriterLock(directory, mountpoint="/nowhere", socket="")
-    assert "its mount at /nowhere is gone" in ask(pond).get("lock", "warning")["message"]
+    message = ask(pond).get("lock", "warning")["message"]
+    assert "not mounted at /nowhere: the process is about to" in message
     lock.release()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -108,6 +109,11 @@ def test_what_does_not_belong_to_its_owner(closed: Path) -> None:
     assert "user 1234" in finding.message
     run(["sh", "-c", finding.command.removeprefix("sudo ")])
     only(closed, stored.look_at_store, "ok")
+
+
+def test_a_copy_of_the_table_alone(closed: Path) -> None:
+    shutil.rmtree(closed / "_pond")
+    assert worst([finding for what in LOOKS for finding in look(closed, what)]) == "ok"
 
 
 def test_a_directory_that_is_no_pond(tmp_path: Path) -> None:
