@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pondfs
+from pondfs.doctor import looks
+from pondfs.doctor.finding import Finding
+from pondfs.doctor.scene import NoMore, Scene
 from tests.mount.harness import BIN, command, require, run
 
 CODES = {"ok": 0, "note": 0, "warning": 15, "error": 16}
@@ -61,6 +65,21 @@ def examine(env: Mapping[str, str], named: Path | str | None, *options: str, **h
     assert done.returncode == CODES[told["verdict"]]
     assert told["verdict"] in {finding["severity"] for finding in told["findings"]}
     return Report(told, env)
+
+
+def look_around(named: Path | str, env: Mapping[str, str]) -> Report:
+    """Return what the looks at mounts and store find, in this process: that is much faster.
+
+    Not for what hangs, and without what is in the environment.
+    """
+    scene = Scene(str(named), 30.0)
+    found: list[Finding] = []
+    for group in (looks.mounts, looks.store):
+        with contextlib.suppress(NoMore):
+            for name, look in group().items():
+                for finding in look(scene):
+                    found.append(replace(finding, look=name))  # noqa: PERF401  it may end early
+    return Report({"findings": [finding.record() for finding in found]}, env)
 
 
 def examine_as(uid: int, env: Mapping[str, str], *words: Path | str) -> Report:

@@ -24,7 +24,7 @@ import pondfs
 from pondfs.control.protocol import find_sockets
 from pondfs.store.lock import WriterLock
 from tests.conftest import MakePond
-from tests.mount.doctor import Report, examine, examine_as, obey
+from tests.mount.doctor import Report, examine, examine_as, look_around, obey
 from tests.mount.harness import PondMount, command, is_mounted, require, run, wait_gone, wait_until
 from tests.mount.place import ALICE
 
@@ -35,8 +35,8 @@ POND_LOOKS = (
 )  # fmt: skip
 
 
-def ask(pond: PondMount, *options: str) -> Report:
-    return examine(pond.env, pond.store, *options)
+def ask(pond: PondMount) -> Report:
+    return look_around(pond.store, pond.env)
 
 
 def state(pid: int) -> str:
@@ -57,15 +57,14 @@ def stopped(pid: int) -> Iterator[None]:
 def test_a_healthy_pond_has_nothing_above_a_note(pond: PondMount) -> None:
     (pond.mnt / "file").write_text("x")
     pond.commit()
-    for named in (pond.store, pond.mnt):
-        report = examine(pond.env, named)
-        assert not report.worse_than("note", *POND_LOOKS)
-        assert report.told["store"] == str(pond.store)
+    report = examine(pond.env, pond.mnt)
+    assert not report.worse_than("note", *POND_LOOKS)
+    assert report.told["store"] == str(pond.store)
     assert report.told["mountpoint"] == str(pond.mnt)
     assert f"process {pond.pid} answers" in report.get("mounts", "ok")["message"]
     assert str(pond.pid) in report.get("lock", "ok")["message"]
     pond.umount()
-    report = ask(pond)
+    report = examine(pond.env, pond.store)
     assert not report.worse_than("note", *POND_LOOKS)
     assert "not mounted" in report.get("mounted", "ok")["message"]
     looks = {finding["look"] for finding in report.told["findings"]}
@@ -74,18 +73,18 @@ def test_a_healthy_pond_has_nothing_above_a_note(pond: PondMount) -> None:
 
 
 def test_a_person_reads_what_to_do(pond: PondMount) -> None:
-    quiet = pond.run("pond", "doctor", str(pond.store), check=False).stdout
+    pond.store.chmod(0o777)
+    told = pond.run("pond", "doctor", str(pond.store), check=False)
+    assert told.returncode >= 15
+    quiet = told.stdout
+    assert "warning  store" in quiet
+    assert f"    chmod go-w {pond.store}\n" in quiet
     said = pond.run("pond", "doctor", "-v", str(pond.store), check=False).stdout
     assert len(said.splitlines()) > len(quiet.splitlines())
     assert "\nok " in said
     assert "\nok " not in "\n" + quiet
     assert said.splitlines()[-1] == quiet.splitlines()[-1]
     assert "found all as it should be" in quiet.splitlines()[-1]
-    (pond.store).chmod(0o777)
-    told = pond.run("pond", "doctor", str(pond.store), check=False)
-    assert told.returncode >= 15
-    assert "warning  store" in told.stdout
-    assert f"    chmod go-w {pond.store}\n" in told.stdout
 
 
 # --- mounts ---
@@ -95,10 +94,10 @@ def test_a_daemon_that_was_killed(pond: PondMount) -> None:
     pid = pond.pid
     os.kill(pid, signal.SIGKILL)
     wait_gone(pid)
-    for named in (pond.store, pond.mnt):
-        report = examine(pond.env, named)
-        assert "ENOTCONN" in report.get("mounts", "error")["message"]
-        assert f"process {pid}, which had" in report.get("lock", "note")["message"]
+    assert "ENOTCONN" in ask(pond).get("mounts", "error")["message"]
+    report = examine(pond.env, pond.mnt)
+    assert "ENOTCONN" in report.get("mounts", "error")["message"]
+    assert f"process {pid}, which had" in report.get("lock", "note")["message"]
     obey(report.get("mounts", "error"), pond.env)
     assert is_mounted(pond.mnt)
     assert not ask(pond).worse_than("note", *POND_LOOKS)
@@ -107,11 +106,9 @@ def test_a_daemon_that_was_killed(pond: PondMount) -> None:
 def test_a_daemon_that_is_stopped(pond: PondMount) -> None:
     """And nobody is kept waiting: whoever touches the mount would be."""
     with stopped(pond.pid):
-        for named in (pond.store, pond.mnt):
-            report = examine(pond.env, named)
-            finding = report.get("mounts", "error")
-            assert f"process {pond.pid} is stopped" in finding["message"]
-            assert finding["command"] == f"kill -CONT {pond.pid}"
+        finding = examine(pond.env, pond.mnt).get("mounts", "error")
+        assert f"process {pond.pid} is stopped" in finding["message"]
+        assert finding["command"] == f"kill -CONT {pond.pid}"
         obey(finding, pond.env)
         assert not ask(pond).worse_than("note", *POND_LOOKS)
 
@@ -141,7 +138,7 @@ def test_a_socket_that_a_killed_daemon_left(pond: PondMount) -> None:
     (socket,) = find_sockets(pond.mnt, 0)
     assert str(socket) not in json.dumps(ask(pond).told)
     pond.kill()
-    report = examine(pond.env, pond.store)
+    report = ask(pond)
     assert "killed" in report.get("sockets", "note")["message"]
     # Others may have left some as well: what is ours is among those that are counted.
     before = int(report.get("sockets", "note")["message"].split()[0])
@@ -177,18 +174,19 @@ def test_fsync_turned_off_in_the_daemon(pond_unmounted: PondMount, tmp_path: Pat
     pond = pond_unmounted
     pond.env["LD_PRELOAD"] = str(library)
     pond.mount()
-    assert ask(pond).get("preload", "error")["command"] == "unset LD_PRELOAD"
+    finding = examine(pond.env, pond.store).get("preload", "error")
+    assert finding["command"] == "unset LD_PRELOAD"
     del pond.env["LD_PRELOAD"]
     assert "eatmydata" in ask(pond).get("mounts", "error")["message"]
     pond.remount()
-    assert not ask(pond).worse_than("note", *POND_LOOKS, "preload")
+    assert not ask(pond).worse_than("note", *POND_LOOKS)
 
 
 def test_a_store_on_something_that_hangs(pond: PondMount) -> None:
     """The store of a pond is in another pond, whose daemon is stopped: every look there hangs."""
     inner = pond.mnt / "inner"
     pond.run("pond", "init", str(inner))
-    assert "pond in a pond" in examine(pond.env, inner).get("filesystem", "warning")["message"]
+    assert "pond in a pond" in look_around(inner, pond.env).get("filesystem", "warning")["message"]
     with stopped(pond.pid):
         report = examine(pond.env, inner, "--timeout", "3")
         hung = [f for f in report.told["findings"] if "no answer within 3 s" in f["message"]]
@@ -250,7 +248,7 @@ def test_where_there_is_no_pond(pond_env: dict[str, str], tmp_path: Path) -> Non
     finding = examine(pond_env, tmp_path / "none").get("store", "error")
     assert "there is no pond" in finding["message"]
     obey(finding, pond_env)
-    assert not examine(pond_env, tmp_path / "none").worse_than("note", *POND_LOOKS)
+    assert not look_around(tmp_path / "none", pond_env).worse_than("note", *POND_LOOKS)
     # Nobody named one: that is no fault, if it is not there. HOME and XDG are not root's default.
     env = {**pond_env, "HOME": "/nowhere", "XDG_DATA_HOME": ""}
     report = examine_as(ALICE, env)
@@ -261,10 +259,10 @@ def test_where_there_is_no_pond(pond_env: dict[str, str], tmp_path: Path) -> Non
 def test_a_creation_that_was_interrupted(pond_env: dict[str, str], tmp_path: Path) -> None:
     env = {**pond_env, "PONDFS_FAULT": "create:table"}
     run([command("pond"), "init", tmp_path / "half"], env=env, check=False)
-    finding = examine(pond_env, tmp_path / "half").get("store", "error")
+    finding = look_around(tmp_path / "half", pond_env).get("store", "error")
     assert "was interrupted" in finding["message"]
     obey(finding, pond_env)
-    assert not examine(pond_env, tmp_path / "half").worse_than("note", *POND_LOOKS)
+    assert not look_around(tmp_path / "half", pond_env).worse_than("note", *POND_LOOKS)
 
 
 # --- the machine ---
