@@ -6,13 +6,13 @@ from pathlib import Path
 
 from pondfs import errors
 from pondfs.metrics import COUNTER, FAMILIES
-from pondfs.store.check import INVARIANTS
+from pondfs.store import check
 from pondfs.store.schema import COLUMNS
 
 ERRORS = Path(__file__).parent / "reference" / "errors.md"
 FORMAT = Path(__file__).parent / "reference" / "format.md"
+CHECK = Path(__file__).parent / "reference" / "check.md"
 METRICS = Path(__file__).parent / "reference" / "metrics.md"
-DURABILITY = Path(__file__).parent / "explanation" / "consistency-and-durability.md"
 
 
 def errors_page() -> str:
@@ -74,14 +74,16 @@ def metrics_page() -> str:
     return _between(METRICS, "metrics", lines)
 
 
-def durability_page() -> str:
-    """Return docs/explanation/consistency-and-durability.md: the same, and what a check checks."""
-    lines = ["| invariant | | `pond repair` |", "|---|---|---|"]
+def check_page() -> str:
+    """Return docs/reference/check.md: what is written there, and the invariants as they are."""
+    lines = ["| invariant | what holds | `pond repair` |", "|---|---|---|"]
     lines += [
-        f"| `{found.name}` | {found.holds} | {found.mend or 'refuses'} |"
-        for found in INVARIANTS.values()
+        f"| `{each.name}` | {each.holds} | {each.mend or 'refuses'} |"
+        for each in sorted(
+            check.INVARIANTS.values(), key=lambda each: check.FAMILIES.index(each.family)
+        )
     ]
-    return _between(DURABILITY, "invariants", lines)
+    return _between(CHECK, "invariants", lines)
 
 
 def _between(page: Path, what: str, lines: list[str]) -> str:
@@ -97,4 +99,4 @@ if __name__ == "__main__":
     ERRORS.write_text(errors_page())
     FORMAT.write_text(format_page())
     METRICS.write_text(metrics_page())
-    DURABILITY.write_text(durability_page())
+    CHECK.write_text(check_page())
