@@ -60,13 +60,19 @@ def find_pond_around(directory: str | Path) -> Mount | None:
 
     Another filesystem mounted further in takes its own tree out of the pond.
     """
+    around = find_mount_around(directory)
+    return around if around is not None and around.fstype == FSTYPE else None
+
+
+def find_mount_around(directory: str | Path) -> Mount | None:
+    """Return the filesystem that *directory* (absolute, without symlinks) lies in."""
     path = Path(directory)
     best: Mount | None = None
     for mount in load_mounts():
         deeper = best is None or len(mount.mountpoint.parts) >= len(best.mountpoint.parts)
         if deeper and path.is_relative_to(mount.mountpoint):
             best = mount
-    return best if best is not None and best.fstype == FSTYPE else None
+    return best
 
 
 def find_ponds_of(store: Path) -> list[Mount]:

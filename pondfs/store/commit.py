@@ -43,7 +43,7 @@ from pondfs.store.faults import fault
 from pondfs.store.rows import summary_facts
 
 # Filesystems without O_TMPFILE say one of these (EISDIR: kernels that do not know the flag).
-_NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
+NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 
 
 def entry(cut: Cut, files: Iterable[DataFile], first_version: Version | None = None) -> bytes:
@@ -99,7 +99,7 @@ def put_entry(log_fd: int, log_dir: str, number: int, data: bytes) -> None:
         fd = os.open(log_dir, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
         temporary = None
     except OSError as error:
-        if error.errno not in _NO_TMPFILE:
+        if error.errno not in NO_TMPFILE:
             raise
         # No reader takes a name with a leading dot for an entry; opening sweeps it up.
         temporary = f".{number:020d}.{uuid.uuid4()}.tmp"

@@ -61,6 +61,17 @@ def load(
         return None
 
 
+def find_trouble(store: str, files: Sequence[DataFile]) -> str:
+    """Return what is wrong with the file; "" when it is as it was written, or not there."""
+    try:
+        _load(path_of(store), files, None)
+    except FileNotFoundError:
+        return ""
+    except TROUBLE as error:
+        return str(error)
+    return ""
+
+
 def _load(
     path: str, files: Sequence[DataFile], up_to: Version | None
 ) -> tuple[TableImage, list[DataFile]] | None:
