@@ -353,7 +353,8 @@ def read_all(fd: int) -> bytes:
 def write_mapped(path: str, offset: int, new: bytes, *, sync: bool) -> None:
     """Write into a file that is long enough, through its pages."""
     fd = os.open(path, os.O_RDWR)
-    with mmap.mmap(fd, 0) as pages:
+    # Its own look at the size would take a failure for 0.
+    with mmap.mmap(fd, os.fstat(fd).st_size) as pages:
         pages[offset : offset + len(new)] = new
         if sync:
             pages.flush()
