@@ -39,6 +39,23 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+LONGEST = (
+    *("load/test_load", "mount/test_machine", "mount/test_long_life", "crash/test_kill"),
+    *("mount/test_compact_stress", "mount/test_memory", "crash/test_power_cut"),
+    *("bench/test_bench_scale", "mount/test_file_verbs", "model/test_restore", "model/test_vfs"),
+    *("model/test_follow", "mount/test_api_pond", "mount/test_programs", "bench/test_bench_smoke"),
+)
+"""Files that take longest, in the suite or at length: they begin first, so that no worker is left
+alone with one at the end (with ``--no-loadscope-reorder``, as `make` runs the tests)."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put those first."""
+    here = os.path.dirname(__file__)
+    order = {f"{here}/{name}.py": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(os.fspath(item.path), len(order)))
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give a campaign of seeds as many as it is to have."""
     marker = metafunc.definition.get_closest_marker("campaign")

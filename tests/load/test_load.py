@@ -177,10 +177,10 @@ def test_a_load_under_signals(
     hasten(pond, tmp_path)
     pond.allow_log("failed, which harms nothing", "is not used from here on")
     pond.mount("xattr", "commit=1")
-    load = LoadRun(pond, campaign.rounds(suite=5, long=16), tmp_path)
+    load = LoadRun(pond, campaign.rounds(suite=4, long=16), tmp_path)
     crews.append(load.crew)
     begin = time.monotonic()
-    seconds = campaign.rounds(suite=8, long=300)
+    seconds = campaign.rounds(suite=1, long=300)
     load.start()
     while load.faults.total() < 3 or time.monotonic() < begin + seconds:
         load.watch(load.rng.uniform(1, 2) if not campaign.long else load.rng.uniform(1, 12))

@@ -29,7 +29,7 @@ ME = Caller(os.getuid(), os.getgid())
 ROOT_CALLER = Caller(0, 0)
 NAMES = (b"a", b"b", b"c", b"\xff")
 
-of_many_lives = pytest.mark.campaign("restores, undos", suite=60, long=600)
+of_many_lives = pytest.mark.campaign("restores, undos", suite=25, long=250)
 
 Snapshot = dict[bytes, tuple[Any, ...]]
 
