@@ -11,6 +11,8 @@ AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || { sudo -n true 2>/dev/null && echo sud
 # Files in the order of tests/conftest.py, the longest first, so that all workers end together. A third
 # of the time a test waits, for a disk or a process, so there are more workers than cores.
 BY_FILE := --dist loadfile --no-loadscope-reorder
+# Tests start pondfs some thousand times. Where PYTHONDONTWRITEBYTECODE is set each would compile it.
+COMPILE := $(BIN)/python -m compileall -q pondfs
 WORKERS ?= $(shell echo $$(( ($$(nproc) * 3 + 1) / 2 )))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
@@ -27,9 +29,11 @@ demo: packages-run .venv/.run ## make a pond, mount it, work in it, commit, read
 test: packages-test check ## set up everything, then lint and run every test (ARGS='-k name')
 
 test-long: packages-test .venv/.dev ## the campaigns at full length, an hour or two: crashes, power cuts, bad disks, load
+	@$(COMPILE)
 	@$(AS_ROOT) $(BIN)/pytest -n auto $(BY_FILE) -m campaign --long -o faulthandler_timeout=3600 $(ARGS)
 
 check: lint ## the gate: lint, types, layers, tests (as root: they mount and change owners)
+	@$(COMPILE)
 	@$(AS_ROOT) $(BIN)/pytest -n $(WORKERS) $(BY_FILE) $(ARGS)
 
 lint: .venv/.dev ## style, types and layers only
