@@ -109,7 +109,7 @@ class Crew:
     def __init__(self, mount: Path, count: int, journals: Path) -> None:
         self.outages = Outages()
         self.members = [Member(mount, number, journals, 100 + number) for number in range(count)]
-        self.longest = 0.0
+        self.longest = (0.0, "")
         self.told: dict[int, Said] = {}
         for member in self.members:
             member.wait_for("ready")
@@ -129,7 +129,7 @@ class Crew:
             self.told[number] = report
             for what, begin, end in report["slow"]:
                 took = end - begin - self.outages.within(begin, end)
-                self.longest = max(self.longest, took)
+                self.longest = max(self.longest, (took, what))
                 assert took < HANG_S, f"writer {number}: {what} took {took:.1f} s"
 
     def sum(self, key: str) -> int:

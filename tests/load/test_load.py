@@ -217,7 +217,7 @@ def test_a_load_under_signals(
         rounds=crew.sum("steps"), faults=load.faults.total(), losses=0,
         note=f"{time.monotonic() - begin:.0f} s; {crew.sum('syncs'):,} syncs;"
         f" {', '.join(f'{count} {name}' for name, count in sorted(load.faults.items()))};"
-        f" longest step {crew.longest:.1f} s; {compactions} compactions;"
+        f" longest step {crew.longest[0]:.1f} s ({crew.longest[1]}); {compactions} compactions;"
         f" rss {max(load.samples.rss_mb):.0f} MB",
     )  # fmt: skip
 
