@@ -12,7 +12,7 @@ import trio
 from deltalake import DeltaTable
 
 from docs.generate import CHECK, check_page
-from pondfs.errors import NoSuchVersion, NotAPond, PondLocked
+from pondfs.errors import NoSuchVersion, NotAPond, PondLocked, StoreDamaged
 from pondfs.node import ROOT, NodeId, Version
 from pondfs.oplog import Row
 from pondfs.store import compact, compact_files, prune, prune_files
