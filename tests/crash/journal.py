@@ -12,6 +12,7 @@ may still be the kernel's when the daemon dies, but the next step is then its fs
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -23,7 +24,20 @@ from pathlib import Path
 PAGE_BYTES = 4096
 
 Step = list[str | int]
-"""``[verb, path, …]``, for example ``["write", path, offset, length, seed]``."""
+"""``[verb, path, …]``, for example ``["write", path, offset, length, seed]``.
+
+``["pond", what, …]`` is something that pondfs is told to do, and changes no tree.
+"""
+
+
+def makes_durable(step: Step) -> bool:
+    """Say whether everything before *step* is durable when it has ended."""
+    return step[0] == "fsync" or step[:2] in (["pond", "commit"], ["pond", "umount"])
+
+
+def may_cut(step: Step) -> bool:
+    """Say whether *step* may make a version of what is pending."""
+    return step[0] in ("fsync", "pond")
 
 
 def content_of(seed: int, length: int) -> bytes:
@@ -46,7 +60,7 @@ class Journal:
     def last_fsync(self) -> int:
         """How many steps precede the end of the last acknowledged fsync; 0 if there is none."""
         done = range(self.done, 0, -1)
-        return next((number for number in done if self.steps[number - 1][0] == "fsync"), 0)
+        return next((number for number in done if makes_durable(self.steps[number - 1])), 0)
 
 
 def read_journal(path: Path) -> Journal:
@@ -124,7 +138,7 @@ class TreeModel:
             case ["unlink"]:
                 del self.names[path]
                 self._forget_nameless()
-            case ["fsync"]:
+            case ["fsync" | "pond", *_]:
                 pass
             case _:
                 raise AssertionError(f"unknown step {step}")
@@ -143,6 +157,16 @@ class TreeModel:
             if self.contents[ours] != other.contents[others] or mine[ours] != theirs[others]:
                 found.add(path)
         return found
+
+    def digest(self) -> str:
+        """Return the same for two trees exactly if they do not differ."""
+        links = _links(self.names)
+        files = [
+            (path, links[file], hashlib.sha256(self.contents[file]).hexdigest())
+            for path, file in sorted(self.names.items())
+        ]
+        whole = json.dumps([sorted(self.directories), files])
+        return hashlib.sha256(whole.encode()).hexdigest()
 
 
 def _links(names: dict[str, int]) -> dict[int, list[str]]:
@@ -217,7 +241,7 @@ def find_state(
         if number < least:
             continue
         upcoming = journal.steps[number] if number < len(journal.steps) else None
-        is_cut = upcoming is not None and upcoming[0] == "fsync"
+        is_cut = upcoming is not None and may_cut(upcoming)
         if at_fsyncs_only and not is_cut and number != least:
             continue
         differing = model.differences(found)
