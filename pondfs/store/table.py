@@ -87,6 +87,7 @@ def make_directory(store: str) -> None:
     if not os.path.exists(os.path.join(pond, _CREATING)) and not _is_empty(store):
         raise PondExists(f"{store} is not empty and holds no pond: choose another directory")
     os.makedirs(pond, 0o700, exist_ok=True)
+    fault("create:directory")
     fsync_path(store)
     for path in made:
         fsync_path(os.path.dirname(path))
@@ -114,6 +115,7 @@ def begin_creation(store: str) -> None:
     for name in os.listdir(store):
         if name.endswith(".parquet"):
             os.unlink(os.path.join(store, name))
+    fault("create:cleared")
 
 
 def _is_empty(store: str) -> bool:
@@ -144,6 +146,7 @@ def create_table(store: str) -> None:
             entry = file.read()
     log_dir = os.path.join(store, LOG_DIR)
     os.mkdir(log_dir, 0o700)
+    fault("create:log-dir")
     log_fd = os.open(log_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         put_entry(log_fd, log_dir, 0, entry)
@@ -157,6 +160,7 @@ def finish_creation(store: str) -> None:
     """Take the marker away: from here on the pond exists."""
     pond = os.path.join(store, POND_DIR)
     os.unlink(os.path.join(pond, _CREATING))
+    fault("create:unmarked")
     fsync_path(pond)
     fault("create:done")
 
@@ -279,8 +283,10 @@ def _set_aside(store: str, head: int, reason: str) -> str:
     target = os.path.join(aside, f"{name}.{time.time_ns()}")
     # A copy, not a rename: `_pond/` may be a link to another disk.
     shutil.copyfile(os.path.join(log_dir, name), target)
+    fault("aside:copied")
     fsync_path(target)
     os.unlink(os.path.join(log_dir, name))
+    fault("aside:unlinked")
     # One that could be read would have been taken in its place. It must not seem to be of the entry
     # that comes to have this number.
     unlink_quietly(os.path.join(log_dir, checkpoint_name(head)))

@@ -24,7 +24,9 @@ SYNCED, BIG = "synced", "big"
 
 
 class Recorded(Load):
-    """The load, with smaller files, and a file that takes every fsync between two other steps."""
+    """The load, with smaller files, and a file that is synced between other steps."""
+
+    recover: Life | None = None
 
     def _length(self) -> int:
         return self.rng.choice([0, 1, 700, 700, 4096, 9000, 9000, 30_000])
@@ -54,6 +56,29 @@ class Recorded(Load):
             self.files.append(BIG)
         self.step("write", BIG, 0, STAGED_BYTES, self._seed())
 
+    def sync_and_die(self, life: Life) -> None:
+        """Sync on a mount that dies of it; that is done when the pond was mounted again.
+
+        What the dead one wrote and did not sync is seen by the next: it must not build on sand.
+        """
+        self.step("held", SYNCED, 0, 20, self._seed())
+        self.recover = life
+        self.step("fsync", SYNCED)
+
+    def _do(self, verb: str, path: str, *rest: str | int) -> None:
+        if self.recover is None:
+            super()._do(verb, path, *rest)
+            return
+        life, self.recover = self.recover, None
+        try:
+            super()._do(verb, path, *rest)
+        except OSError:
+            self.close()
+            life.detach()
+            life.mount()
+        else:
+            raise SystemExit("the daemon did not die")
+
     def close(self) -> None:
         """Stand where nothing is unmounted."""
         os.chdir("/")
@@ -74,8 +99,15 @@ class Life:
         getattr(self, record[0])(*record[1:])
         os.write(self.journal, b'"ok"\n')
 
-    def mount(self) -> None:
+    def mount(self, fault: str = "") -> None:
+        """Mount; the daemon dies at the point *fault*, if one is given."""
+        os.environ["PONDFS_FAULT"] = fault
         self._run(self.python, SMALL_DAEMON, self.store, self.mnt, "-o", self.options)
+        del os.environ["PONDFS_FAULT"]
+
+    def detach(self) -> None:
+        """Clear a dead mount away."""
+        self._run("fusermount3", "-u", "-z", self.mnt)
 
     def umount(self) -> None:
         self._run(str(self.bin / "umount.pond"), self.mnt)
@@ -101,7 +133,7 @@ class Life:
         ended = os.pidfd_open(pid)
         os.kill(pid, signal.SIGKILL)
         select.select([ended], [], [])
-        self._run("fusermount3", "-u", "-z", self.mnt)
+        self.detach()
 
     def lose(self, name: str) -> None:
         """Write a new file that nobody syncs, and that is no step: no version ever has it.
@@ -133,7 +165,8 @@ def main() -> None:
         nonlocal seed
         seed += 1
         work = Recorded(mnt, journal, seed)
-        work.do(count)
+        if count:
+            work.do(count)
         return work
 
     life.step("mount")
@@ -157,7 +190,9 @@ def main() -> None:
         life.step("untag", tag)
     work.close()
     life.step("umount")
-    life.step("mount")
+    life.step("mount", {"journal": "journal:sync", "delta": "commit:log-dir-fsync"}[fsync])
+    work = load(0)
+    work.sync_and_die(life)
     work = load(6)
     life.step("prune", "4")
     life.step("untag", "early")

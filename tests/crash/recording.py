@@ -17,7 +17,7 @@ from tests.crash.disk_trace import STRACE, Sync, Trace
 from tests.crash.image_check import Promise
 from tests.mount import harness
 
-RECORD_TIMEOUT_S = 120.0
+RECORD_TIMEOUT_S = 240.0
 
 
 class Recording:
