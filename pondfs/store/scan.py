@@ -64,10 +64,15 @@ def read_rows(
     files: Sequence[DataFile],
     columns: Sequence[str] = FOLD_COLUMNS,
     cache: "RowCache | None" = None,
+    *,
+    verify: bool = False,
 ) -> Scan:
     """Return the rows of *files*, in their order; from *cache* those it has.
 
-    Raises: StoreDamaged naming a file that is gone or no Parquet of ours.
+    With *verify* the checksums of the pages they are in are compared.
+
+    Raises: StoreDamaged naming a file that is gone or no Parquet of ours; OSError where a page
+        has not the checksum it should.
     """
     schema = pa.schema([SCHEMA.field(name) for name in columns])
     sizes: list[int] = []
@@ -75,7 +80,7 @@ def read_rows(
     whole: list[pa.Table] = []
     small: list[pa.Table] = []
     held = 0
-    for part, places, rows in _parts(files, columns, schema, cache):
+    for part, places, rows in _parts(files, columns, schema, cache, verify):
         sizes.extend(rows)
         positions.append(places)
         if held + part.num_rows > _CHUNK_ROWS or len(small) >= _CHUNK_PARTS:
@@ -133,7 +138,11 @@ def _join(parts: list[pa.Table]) -> list[pa.Table]:
 
 
 def _parts(
-    files: Sequence[DataFile], columns: Sequence[str], schema: pa.Schema, cache: "RowCache | None"
+    files: Sequence[DataFile],
+    columns: Sequence[str],
+    schema: pa.Schema,
+    cache: "RowCache | None",
+    verify: bool,
 ) -> Iterator[tuple[pa.Table, Positions, list[int]]]:
     """Yield rows, the positions of their contents, and how many rows each file has.
 
@@ -144,7 +153,7 @@ def _parts(
     while at < len(files):
         place = places[at]
         if place is None:
-            table, positions = _read(files[at], columns, schema)
+            table, positions = _read(files[at], columns, schema, verify)
             yield table, positions, [table.num_rows]
             at += 1
             continue
@@ -158,16 +167,23 @@ def _parts(
         yield run.select(list(columns)), run["position"].to_numpy(), counts
 
 
-def _read(file: DataFile, columns: Sequence[str], schema: pa.Schema) -> tuple[pa.Table, Positions]:
+def _read(
+    file: DataFile, columns: Sequence[str], schema: pa.Schema, verify: bool
+) -> tuple[pa.Table, Positions]:
     with damage_of(file), open(file.path, "rb", buffering=0) as raw:
         if file.size <= SMALL_FILE_BYTES:
             data = raw.read()
-            parquet = pq.ParquetFile(pa.BufferReader(data))
+            parquet = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=verify)
             table = parquet.read(columns=list(columns), use_threads=False)
             buffer: Buffer = data
         else:
             # Threads pay here: columns decode side by side.
-            parquet = pq.ParquetFile(file.path, memory_map=False, pre_buffer=False)
+            parquet = pq.ParquetFile(
+                file.path,
+                memory_map=False,
+                pre_buffer=False,
+                page_checksum_verification=verify,
+            )
             table = parquet.read(columns=list(columns), use_threads=True)
             buffer = FileBytes(raw.fileno(), file.size)
         if table.schema != schema:
