@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pondfs.node import ROOT, NodeId, Version
 from pondfs.store import is_pond
+from pondfs.store.check import check_store
 from pondfs.store.delta import DeltaStore
 from tests.crash.journal import Journal, Step, TreeModel, find_state, makes_durable, may_cut
 from tests.unit.store.support import file_row, make_cut, open_pond, read_file
@@ -134,6 +135,8 @@ def check_pond(path: Path, promise: Promise, rng: random.Random, versions: int |
         found.contents[_NODE] = AFTERWARDS
     finally:
         store.close()
+    report = check_store(path, data=True)
+    assert report.findings == (), report.findings
     again = DeltaStore.open_reader(path)
     try:
         assert again.version == newest + 1
