@@ -36,6 +36,7 @@ No trio: everything here blocks and is called from threads. In reading order:
   putting together; ``prune_files`` ``compact_files`` ``rewrite`` ``request``: new files, clustered;
   ``prune_swap``: one log entry that puts those in the place of the old ones; ``compact_worker``:
   the process that compacts beside a mount
+- ``check``: every invariant of all that; ``repair_plan`` ``repair``: mending what it found
 - ``faults``: named points where tests break things; ``memory``: giving it back
 
 Importing the package itself is cheap: pyarrow comes with the first use (0.2 s).

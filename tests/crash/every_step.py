@@ -150,12 +150,6 @@ def do_tag(path: str) -> None:
     store.close()
 
 
-def do_repair(path: str) -> None:
-    from pondfs.store.repair import repair_store
-
-    repair_store(path)
-
-
 WORKS: dict[str, Callable[..., None]] = {
     "create": do_create,
     "open": do_open,
@@ -168,7 +162,6 @@ WORKS: dict[str, Callable[..., None]] = {
     "log": do_log,
     "strays": do_strays,
     "tag": do_tag,
-    "repair": do_repair,
 }
 
 if __name__ == "__main__":

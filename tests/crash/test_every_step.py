@@ -24,12 +24,10 @@ from pondfs.store.check import check_store
 from pondfs.store.delta import DeltaStore
 from pondfs.store.deltalog import read_snapshot
 from pondfs.store.journal import journal_path
-from pondfs.store.repair import repair_store
 from pondfs.store.request import COMPACT, PRUNE
 from tests.campaign import Campaign
-from tests.crash import every_step
+from tests.crash import every_step, test_repair
 from tests.crash.every_step import cut_of, file_of
-from tests.unit.store import damage
 from tests.unit.store.histories import State, Walk, state, states
 from tests.unit.store.support import committed, data_file_names, open_pond
 
@@ -64,9 +62,6 @@ STEPS: dict[tuple[str, str], tuple[str, ...]] = {
     ("log", "walked"): (*CHECKPOINT, "log:unlink", "log:unlinked", "log:cleaned"),
     ("strays", "with strays"): ("stray:unlink:2",),
     ("tag", "walked"): ("commit:log-dir-fsync",),
-    ("repair", "in need of repair"): (
-        "repair:caches", "repair:committed", "repair:tag", "repair:checkpoint", "repair:done",
-    ),
 }  # fmt: skip
 """The points that each kind of work passes, on each kind of pond; with a number, that time."""
 
@@ -90,7 +85,6 @@ MORE: dict[tuple[str, str], tuple[str, ...]] = {
     ),
     ("log", "walked"): ("log:unlink:9", "log:cleaned:3", "checkpoint:done:6"),
     ("strays", "with strays"): ("stray:unlink",),
-    ("repair", "in need of repair"): (*COMMIT, "cache:rename", *CHECKPOINT),
     ("tag", "walked"): tuple(point for point in ENTRY if point != "commit:log-dir-fsync"),
 }  # fmt: skip
 """What the long run does as well: points again, in other work or at other times."""
@@ -128,6 +122,7 @@ def _names(source: str) -> list[str]:
 def test_no_step_is_without_a_test() -> None:
     """A new point in the source has to be in the table, and so has to be reached by some work."""
     points = [point for each in STEPS.values() for point in each]
+    points += [*test_repair.BEFORE, *test_repair.AFTER]  # on a pond of its own
     assert {":".join(point.split(":")[:2]) for point in points} == points_in_source()
 
 
@@ -205,21 +200,6 @@ def with_strays(pond: Pond) -> None:
     store.close()
 
 
-def in_need_of_repair(pond: Pond) -> None:
-    """Break what a repair mends by each of its steps: a name, a tag, a checkpoint, a cache."""
-    damage.rows(damage.link(99, b"ghost"))(pond.path)
-    damage.loose_tag(pond.path)
-    store = open_pond(pond.path)
-    pond.states = states(store)
-    store.close()
-    damage.wrong_image(pond.path)
-    store = open_pond(pond.path)
-    store.checkpoint(now=True)
-    store.close()
-    newest = max((pond.path / "_delta_log").glob("*.checkpoint.parquet"))
-    newest.write_bytes(newest.read_bytes()[:-100])
-
-
 PONDS: dict[str, Callable[[Pond], None]] = {
     "walked": lambda pond: None,
     "journaled": journaled,
@@ -227,7 +207,6 @@ PONDS: dict[str, Callable[[Pond], None]] = {
     "a damaged journal": damaged_journal,
     "an abandoned compaction": abandoned,
     "with strays": with_strays,
-    "in need of repair": in_need_of_repair,
 }
 
 
@@ -274,9 +253,6 @@ def test_killed_anywhere(
             snapshot = read_snapshot(os.fspath(pond.path / "_delta_log"))
             is_append_only = snapshot.metadata["configuration"]["delta.appendOnly"] == "true"
             assert is_append_only != (work == PRUNE and point in LIFTED), point
-        if work == "repair":
-            outcome = repair_store(pond.path)
-            assert (outcome.after or outcome.before).findings == ()
         check(pond, acknowledged, work, point)
         shutil.rmtree(pond.path)
     campaign.tell(
@@ -303,7 +279,7 @@ def check(pond: Pond, acknowledged: int, work: str, point: str) -> None:
     for version, held in found.items():
         if version <= pond.newest:
             assert held == pond.states[version]
-        elif work not in ("create", "repair"):
+        elif work != "create":
             check_steps(held, pond.states[pond.newest], range(pond.newest + 1, version + 1), work)
     if work == "tag":
         # Not acknowledged at any of these points, but there once it is in the log.

@@ -11,6 +11,7 @@ import pytest
 import trio
 from deltalake import DeltaTable
 
+from docs.generate import CHECK, check_page
 from pondfs.errors import NoSuchVersion, NotAPond, PondLocked
 from pondfs.node import ROOT, NodeId, Version
 from pondfs.oplog import Row
@@ -160,6 +161,10 @@ def test_what_is_broken_is_named_and_mended_or_refused(
     assert check_store(pond, data=True).verdict == CLEAN
 
 
+def test_the_reference_is_current() -> None:
+    assert CHECK.read_text() == check_page(), "run `make docs`"
+
+
 def test_every_invariant_is_broken_by_some_test() -> None:
     assert {name for name, _ in BREAKS} | {"extents-disjoint"} == set(INVARIANTS)
 
@@ -276,6 +281,14 @@ def test_a_compressed_file_is_read_frame_by_frame(pond: Path) -> None:
     assert check_store(pond, data=True).verdict == DAMAGED
 
 
+def test_what_another_program_compacted(pond: Path) -> None:
+    before = check_store(pond, data=True)
+    DeltaTable(pond).optimize.compact()
+    after = check_store(pond, data=True)
+    assert (after.findings, after.data_files) == ((), 1)
+    assert after.tree_hash == before.tree_hash
+
+
 def test_old_versions_can_be_checked(pond: Path) -> None:
     rows(update(A, attr(size=6, nlink=5)))(pond)
     assert check_store(pond).verdict == REPAIRABLE
@@ -342,6 +355,24 @@ def test_what_was_set_aside_is_not_named_any_more(pond: Path) -> None:
     open_pond(pond).close()
     assert check_store(pond).findings == ()
     assert DeltaTable(pond).version() == 3
+
+
+def test_a_directory_inside_itself_that_is_reached(pond: Path) -> None:
+    """Walking such a tree has no end, so it has no hash."""
+    rows(
+        link(X, b"x", D, DIRECTORY),
+        update(X, attr(DIRECTORY, nlink=3)),
+        update(D, attr(DIRECTORY, nlink=3)),
+        link(D, b"d", X, DIRECTORY),
+    )(pond)
+    report = check_store(pond, data=True)
+    assert "one-parent" in found(report)
+    assert report.verdict == REPAIRABLE
+    assert not report.tree_hash
+    outcome = repair_store(pond)
+    assert outcome.after is not None
+    assert outcome.after.verdict == CLEAN
+    assert check_store(pond, data=True).tree_hash
 
 
 def test_no_pond(tmp_path: Path) -> None:
