@@ -7,8 +7,8 @@ The disk that is assumed (the terms are those of ALICE, Pillai et al., OSDI 2014
 - Of all others any subset may be there, in any order: later ones without earlier ones, of one file
   or of several.
 - A name changes whole or not at all, a rename of two directories as well.
-- A write is torn: any of its sectors may be there. The size may have grown without them; what is
-  there in their place is zeros, or anything.
+- A write is torn: any of its sectors may be there. The size may have grown without them, or in
+  part; what is there in their place is zeros, or anything.
 
 An *ordered* disk is the mild one that many programs seem to rely on: everything up to some
 operation, in order, the last of them torn.
@@ -181,7 +181,7 @@ class How:
     """How much of an operation is there. Without *sector*, all of it or nothing.
 
     Attributes:
-        grows: of a write that made the file longer: whether the file is.
+        grows: of a write that made the file longer: whether the file is, by some sectors at least.
         garbage: whether what a file grew by is anything at all, where nothing was written.
         sector: bytes that are there whole or not at all; 0: the whole write is one.
         chance: of each of them to be there.
@@ -216,10 +216,13 @@ def _fill(data: bytearray, effect: Write | Resize, how: How, rng: random.Random)
     end = effect.offset + len(effect.data)
     before = len(data)
     if (how.is_whole or how.grows) and end > before:
-        data.extend(bytes(end - before))
-        if how.garbage:
-            start = max(before, effect.offset)
-            data[start:end] = rng.randbytes(end - start)
+        size = end
+        if how.sector and rng.random() < 0.5:
+            size = min(end, rng.randrange(before, end) // how.sector * how.sector + how.sector)
+        data.extend(bytes(size - before))
+        start = max(before, effect.offset)
+        if how.garbage and start < size:
+            data[start:size] = rng.randbytes(size - start)
     if how.is_whole:
         data[effect.offset : end] = effect.data
     elif how.sector:
