@@ -20,6 +20,7 @@ from tests.crash.load import Load
 
 SMALL_DAEMON = str(Path(__file__).with_name("small_daemon.py"))
 STAGED_BYTES = 400_000
+STAGE_TIMEOUT_S = 60.0
 SYNCED, BIG = "synced", "big"
 
 
@@ -142,7 +143,10 @@ class Life:
         """
         before = len(self._data_files())
         Path(self.mnt, name).write_bytes(os.urandom(STAGED_BYTES))
+        deadline = time.monotonic() + STAGE_TIMEOUT_S
         while len(self._data_files()) == before:
+            if time.monotonic() > deadline:
+                raise SystemExit("nothing is staged")
             time.sleep(0.005)
 
     def _data_files(self) -> list[Path]:

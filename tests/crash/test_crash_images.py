@@ -27,6 +27,7 @@ from tests.crash.disk_trace import Sync
 from tests.crash.image_check import check_pond
 from tests.crash.journal import TreeModel, find_state, snapshot
 from tests.crash.recording import Recording, record
+from tests.mount.harness import alarming
 
 OLDER_VERSIONS = 2  # that are read of each image in the suite; in the long run, all
 # An ignored sync has to be noticed in this many of the images that it makes a difference to.
@@ -155,6 +156,7 @@ def check_recording(recording: Recording) -> None:
     }
     # What is written through a map is a note between two processes, and means nothing afterwards.
     assert all(re.match(r"pond/_pond/(compact|prune)-", path) for path in trace.mapped)
+    assert not alarming((disk / "pond" / "_pond" / "log").read_text())
     labels = [op.label for op in trace.ops]
     for what in MUST_HAPPEN:
         assert any(re.match(what, label) for label in labels), f"nothing did '{what}'"
