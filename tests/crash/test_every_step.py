@@ -120,7 +120,7 @@ def _names(source: str) -> list[str]:
 
 
 def test_no_step_is_without_a_test() -> None:
-    """A new point in the source has to be in the table, and so has to be reached by some work."""
+    """A new point in the source has to be in `STEPS`, and so has to be reached by some work."""
     points = [point for each in STEPS.values() for point in each]
     points += [*test_repair.BEFORE, *test_repair.AFTER]  # on a pond of its own
     assert {":".join(point.split(":")[:2]) for point in points} == points_in_source()
