@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pondfs.options import FSYNCS
 from pondfs.store.check import Report, check_store
 from tests.campaign import Campaign
 from tests.conftest import MakePond
@@ -133,8 +134,9 @@ def test_equal_trees_have_one_hash(make_pond: MakePond, tmp_path: Path) -> None:
 
 
 @pytest.mark.campaign
+@pytest.mark.parametrize("fsync", FSYNCS)
 def test_beside_a_mount_that_is_changed(
-    make_pond: MakePond, tmp_path: Path, campaign: Campaign
+    make_pond: MakePond, tmp_path: Path, fsync: str, campaign: Campaign
 ) -> None:
     """A writer commits, compacts and prunes all the time: every look finds a sound pond."""
     where = tmp_path / "haste"
@@ -142,7 +144,7 @@ def test_beside_a_mount_that_is_changed(
     (where / "sitecustomize.py").write_text(HASTE)
     pond = make_pond()
     pond.env["PYTHONPATH"] = os.fspath(where)
-    pond.mount("commit=3600", "fsync=delta")
+    pond.mount("commit=1", f"fsync={fsync}")
     for number in range(3):
         (pond.mnt / f"d{number}").mkdir()
     model = Model(pond.mnt, random.Random(3))
@@ -159,7 +161,7 @@ def test_beside_a_mount_that_is_changed(
 
     looker = threading.Thread(target=look)
     looker.start()
-    rounds = campaign.rounds(suite=3, long=200)
+    rounds = campaign.rounds(suite=2, long=200)
     number = 0
     try:
         # At different versions, as a busy machine may let one side run alone for a while.
@@ -178,8 +180,9 @@ def test_beside_a_mount_that_is_changed(
     pond.umount()
     assert check_store(pond.store, data=True).findings == ()
     campaign.tell(
-        "checks beside a writer", rounds=number, faults=0, losses=0, note=f"{len(reports)} checks"
-    )
+        f"checks beside a writer, fsync={fsync}", rounds=number, faults=0, losses=0,
+        note=f"{len(reports)} checks",
+    )  # fmt: skip
 
 
 def test_the_commands(pond_unmounted: PondMount) -> None:

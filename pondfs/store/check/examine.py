@@ -89,7 +89,7 @@ def examine(
         files.statistics_hold(good, scan),
         caches.cached_rows_agree(path, good, scan),
     )
-    where.files = good
+    where.readable = good
     release_memory()
     found = _check_rows(where, walk, scan, report, at, list(lost))
     reader = ContentReader(_OPEN_FILES)
@@ -99,6 +99,8 @@ def examine(
             _check_data(where, found, image, report, reader, progress)
     finally:
         reader.close()
+    if report.findings and where.is_outdated():
+        return examine(path, data=data, at=at, progress=progress)
     return report, found
 
 
@@ -154,17 +156,17 @@ def _check_tree(
         extents.extents_are_inside(found),
     )
     try:
-        columns = fold_history(found.rows, EMPTY, where.files, reader)
+        columns = fold_history(found.rows, EMPTY, where.readable, reader)
     except (StoreDamaged, OSError) as error:
         report.add(tree.rows_make_a_tree(error))
         return None
-    image = TableImage(found.rows.newest, columns, where.files)
+    image = TableImage(found.rows.newest, columns, where.readable)
     report.add(
         extents.symlinks_have_targets(found, columns),
         extents.extents_are_disjoint(found, columns),
     )
     if at is None and where.head is None:
-        report.add(caches.saved_image_agrees(where.store, where.files, found, image, reader))
+        report.add(caches.saved_image_agrees(where.store, where.readable, found, image, reader))
     return image
 
 
@@ -176,8 +178,8 @@ def _check_data(
     reader: ContentReader,
     progress: Progress,
 ) -> None:
-    report.read_bytes, bad = data.read_bytes(where.files, progress)
-    report.add(data.bytes_are_whole(where.files, bad, found, image))
+    report.read_bytes, bad = data.read_bytes(where.readable, progress)
+    report.add(data.bytes_are_whole(where.readable, bad, found, image))
     is_tree = all(INVARIANTS[each.invariant].family != "tree" for each in report.findings)
     if image is None or report.verdict == DAMAGED or not is_tree:
         return  # a directory inside itself has no end

@@ -18,6 +18,7 @@ from pondfs.oplog import Row
 from pondfs.store import compact, compact_files, prune, prune_files
 from pondfs.store.check import CLEAN, DAMAGED, INVARIANTS, REPAIRABLE, Report, check_store, extents
 from pondfs.store.check.files import CHECK_COLUMNS
+from pondfs.store.check.point import take_point
 from pondfs.store.check.tree import Tree
 from pondfs.store.deltalog import read_snapshot
 from pondfs.store.history import History
@@ -373,6 +374,23 @@ def test_a_directory_inside_itself_that_is_reached(pond: Path) -> None:
     assert outcome.after is not None
     assert outcome.after.verdict == CLEAN
     assert check_store(pond, data=True).tree_hash
+
+
+def test_files_that_were_exchanged_meanwhile(pond: Path) -> None:
+    """Where nobody can lock them: what is gone then is not lost, and the check begins anew."""
+    where = take_point(os.fspath(pond), Report(os.fspath(pond)))
+    assert where is not None
+    assert not where.is_outdated()
+    store = open_pond(pond)
+    store.swap_files(compact_files.write_files(compact.make_plan(pond)).request)
+    store.remove_pruned(now=True)
+    store.close()
+    assert where.is_outdated()
+    now = take_point(os.fspath(pond), Report(os.fspath(pond)))
+    assert now is not None
+    assert not now.is_outdated()
+    Path(now.files[0].path).unlink()
+    assert not now.is_outdated()
 
 
 def test_no_pond(tmp_path: Path) -> None:
