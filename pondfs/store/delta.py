@@ -508,6 +508,7 @@ class DeltaStore:
         if found.cuts:
             *earlier, last = found.cuts
             self.commit(last, earlier)
+            fault("replay:committed")
             self.recovered = [cut.version for cut in found.cuts]
             log.info("%s came from the journal", found.versions)
         if found.trouble:
@@ -518,6 +519,7 @@ class DeltaStore:
             )
         else:
             journal.remove(self.path)
+        fault("replay:done")
 
     def keep_log(self) -> None:
         """Keep the log short. See `interfaces.Store.keep_log`."""

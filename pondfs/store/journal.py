@@ -214,6 +214,7 @@ def set_aside(store: str) -> str:
         os.makedirs(aside, 0o700, exist_ok=True)
     target = os.path.join(aside, f"journal.{uuid.uuid4()}")
     os.rename(path, target)
+    fault("aside:journal")
     fsync_path(aside)
     fsync_path(os.path.dirname(path))
     return target

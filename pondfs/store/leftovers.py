@@ -245,6 +245,7 @@ class Leftovers:
             with rewriting(self._pond, wait=False) as alone:
                 for path in find_unfinished(self._has.path) if alone else ():
                     unlink_quietly(path)
+                    fault("abandoned:unlink")
 
     # --- loose files ---
 

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from pondfs.store.datafile import unlink_quietly
+from pondfs.store.faults import fault
 from pondfs.store.lock import open_own
 
 _HEADER = struct.Struct("<8sIIQ")  # magic, format, checksum, bytes that follow the 64
@@ -83,6 +84,7 @@ def write_record(
             stream.write_table(table)
     file.write(bytes(-file.tell() % _HEADER_BYTES))
     file.flush()
+    fault("cache:header")
     end = file.tell()
     size = end - start - _HEADER_BYTES
     found = checksum(file.fileno(), start + _HEADER_BYTES, size)
@@ -96,6 +98,7 @@ def replace(path: str, write: Callable[[BinaryIO], object]) -> None:
     try:
         with open(temporary, "w+b", opener=open_own) as file:
             write(file)
+        fault("cache:rename")
         os.rename(temporary, path)
     except BaseException:
         unlink_quietly(temporary)

@@ -290,6 +290,7 @@ class Writer:
             for number, file in enumerate(self._added):
                 hidden = os.path.join(self._store, self._hidden_name(number))
                 os.rename(hidden, os.path.join(self._store, file["name"]))
+                fault(f"{self._kind}:rename")
         fsync_path(self._store)
         removed = zip((file.name for file in self._files), self._counts, strict=True)
         facts = {

@@ -93,6 +93,7 @@ def make_directory(store: str) -> None:
         raise PondExists(f"{store} is not empty and holds no pond: choose another directory")
     _make_private(store)
     os.makedirs(pond, 0o700, exist_ok=True)
+    fault("create:directory")
     fsync_path(store)
     for path in made:
         fsync_path(os.path.dirname(path))
@@ -137,6 +138,7 @@ def begin_creation(store: str) -> None:
     for name in os.listdir(store):
         if name.endswith(".parquet"):
             os.unlink(os.path.join(store, name))
+    fault("create:cleared")
 
 
 def _is_empty(store: str) -> bool:
@@ -171,6 +173,7 @@ def create_table(store: str) -> None:
     entry = encode_entry(info, {}, [action for action in actions if "commitInfo" not in action])
     log_dir = os.path.join(store, LOG_DIR)
     os.mkdir(log_dir, 0o700)
+    fault("create:log-dir")
     log_fd = os.open(log_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         put_entry(log_fd, log_dir, 0, entry)
@@ -184,6 +187,7 @@ def finish_creation(store: str) -> None:
     """Take the marker away: from here on the pond exists."""
     pond = os.path.join(store, POND_DIR)
     os.unlink(os.path.join(pond, _CREATING))
+    fault("create:unmarked")
     fsync_path(pond)
     fault("create:done")
 
@@ -315,11 +319,13 @@ def _set_aside(store: str, head: int, reason: str) -> str:
             open(target, "xb", opener=_private) as copy,
         ):
             shutil.copyfileobj(source, copy)
+    fault("aside:copied")
     fsync_path(target)
     # First: other readers begin where it leads, and fail where nothing is. Without it they look.
     if find_last_checkpoint(log_dir) == head:
         unlink_quietly(os.path.join(log_dir, LAST_CHECKPOINT))
     os.unlink(os.path.join(log_dir, name))
+    fault("aside:unlinked")
     # One that could be read would have been taken in its place. It must not seem to be of the entry
     # that comes to have this number.
     unlink_quietly(os.path.join(log_dir, checkpoint_name(head)))

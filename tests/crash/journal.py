@@ -12,6 +12,7 @@ may still be the kernel's when the daemon dies, but the next step is then its fs
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -29,7 +30,21 @@ WRITES = {"write", "held", "mmap", "osync", "msync"}
 """Steps whose pages may arrive one by one."""
 
 Step = list[str | int]
-"""``[verb, path, …]``, for example ``["write", path, offset, length, seed]``."""
+"""``[verb, path, …]``, for example ``["write", path, offset, length, seed]``.
+
+``["pond", what, …]`` is something that pondfs is told to do, and changes no tree.
+"""
+
+
+def makes_durable(step: Step) -> bool:
+    """Say whether everything before *step* is durable when it has ended."""
+    return step[0] in SYNCS or step[:2] in (["pond", "commit"], ["pond", "umount"])
+
+
+def may_cut(step: Step) -> bool:
+    """Say whether *step* may make a version of what is pending."""
+    return step[0] in SYNCS or step[0] == "pond"
+
 
 ARROW = b"-> "
 
@@ -54,7 +69,7 @@ class Journal:
     def last_fsync(self) -> int:
         """How many steps precede the end of the last acknowledged fsync; 0 if there is none."""
         done = range(self.done, 0, -1)
-        return next((number for number in done if self.steps[number - 1][0] in SYNCS), 0)
+        return next((number for number in done if makes_durable(self.steps[number - 1])), 0)
 
 
 def read_journal(path: Path) -> Journal:
@@ -146,7 +161,7 @@ class TreeModel:
                 self.xattrs.setdefault(self.names[path], {})[name] = value.encode()
             case ["removexattr", str(name)]:
                 del self.xattrs[self.names[path]][name]
-            case ["fsync" | "fdatasync"]:
+            case ["fsync" | "fdatasync" | "pond", *_]:
                 pass
             case _:
                 raise AssertionError(f"unknown step {step}")
@@ -175,6 +190,16 @@ class TreeModel:
             ):
                 found.add(path)
         return found
+
+    def digest(self) -> str:
+        """Return the same for two trees exactly if they do not differ."""
+        links = _links(self.names)
+        files = [
+            (path, links[file], hashlib.sha256(self.contents[file]).hexdigest())
+            for path, file in sorted(self.names.items())
+        ]
+        whole = json.dumps([sorted(self.directories), files])
+        return hashlib.sha256(whole.encode()).hexdigest()
 
 
 def _links(names: dict[str, int]) -> dict[int, list[str]]:
@@ -277,7 +302,7 @@ def find_states(
         if number < least:
             continue
         upcoming = journal.steps[number] if number < len(journal.steps) else None
-        is_cut = upcoming is not None and upcoming[0] in SYNCS
+        is_cut = upcoming is not None and may_cut(upcoming)
         if at_fsyncs_only and not is_cut and number != least:
             continue
         differing = model.differences(found)
