@@ -122,7 +122,9 @@ class CommitRows:
                 )
             if (cached := self._find_cached(file)) is not None:
                 return self._choose(cached)
-            parquet = pq.ParquetFile(file.path, memory_map=False, pre_buffer=False)
+            parquet = pq.ParquetFile(
+                file.path, memory_map=False, pre_buffer=False, page_checksum_verification=True
+            )
             groups = _root_groups(parquet, file)
             if parquet.metadata.num_row_groups == 1:
                 return self._choose(parquet.read(list(_COLUMNS), use_threads=False))

@@ -207,7 +207,9 @@ def _live_bytes(image: TableImage) -> int:
 
 def _read_content_bytes(file: DataFile) -> int:
     try:
-        with pq.ParquetFile(file.path, memory_map=False) as parquet:
+        with pq.ParquetFile(
+            file.path, memory_map=False, page_checksum_verification=True
+        ) as parquet:
             lengths = parquet.read(columns=["length"], use_threads=False)["length"]
     except FileNotFoundError:
         raise StoreDamaged(f"data file {file.path} is gone: restore it from a backup") from None

@@ -104,7 +104,9 @@ def read_pieces(
     """
     schema = pa.schema([SCHEMA.field(name) for name in columns])
     with damage_of(file), open(file.path, "rb", buffering=0) as raw:
-        parquet = pq.ParquetFile(file.path, memory_map=False, pre_buffer=False)
+        parquet = pq.ParquetFile(
+            file.path, memory_map=False, pre_buffer=False, page_checksum_verification=True
+        )
         buffer = FileBytes(raw.fileno(), file.size)
         waiting: list[Group] = []
         groups = find_groups(parquet)
@@ -162,12 +164,14 @@ def _read(file: DataFile, columns: Sequence[str], schema: pa.Schema) -> tuple[pa
     with damage_of(file), open(file.path, "rb", buffering=0) as raw:
         if file.size <= SMALL_FILE_BYTES:
             data = raw.read()
-            parquet = pq.ParquetFile(pa.BufferReader(data))
+            parquet = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
             table = parquet.read(columns=list(columns), use_threads=False)
             buffer: Buffer = data
         else:
             # Threads pay here: columns decode side by side.
-            parquet = pq.ParquetFile(file.path, memory_map=False, pre_buffer=False)
+            parquet = pq.ParquetFile(
+                file.path, memory_map=False, pre_buffer=False, page_checksum_verification=True
+            )
             table = parquet.read(columns=list(columns), use_threads=True)
             buffer = FileBytes(raw.fileno(), file.size)
         if table.schema != schema:
