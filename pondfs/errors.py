@@ -89,6 +89,18 @@ class CommitFailed(PondError):
         self.errno = errno
 
 
+class NeedsRepair(PondError):
+    """``pond check`` found something wrong, and ``pond repair`` can mend all of it."""
+
+    exit_code = 13
+
+
+class BeyondRepair(PondError):
+    """``pond check`` found something that nobody can mend without inventing data."""
+
+    exit_code = 14
+
+
 class MountFailed(PondError):
     """The mount itself failed."""
 

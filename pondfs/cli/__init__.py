@@ -11,6 +11,7 @@
   ``targets`` ``host`` ``copy_in`` ``copy_out`` ``tally``: where copies go, and making them
 - ``mount_pond`` ``umount_pond``: the mount helpers
 - ``show`` ``sync`` ``recover``: the oplog's rows; durable now; what a crash left;
+  ``check`` ``repair``: whether all is as it should be; ``findings``: how both tell it;
   ``ls_pending``: what ``ls --pending`` marks
 - ``query``: SQL; ``query_text`` ``query_run``: its statements, and running them; ``query_prompt``
   ``query_worker``: the prompt, and the process that works for it
@@ -67,6 +68,8 @@ SECTIONS = {
         "recover": "Bring what a crash left in the journal into the table.",
         "prune": "Forget versions and free the space only they used.",
         "compact": "Put many small data files together.",
+        "check": "Check everything, each byte if asked to; hash the tree.",
+        "repair": "Mend what a check found, as a new version.",
         "umount": "Unmount a pond; return when everything is durable.",
         "completion": "Print what makes a shell complete pond's commands.",
     },

@@ -7,7 +7,7 @@ import contextlib
 import json
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -77,11 +77,18 @@ def print_fields(fields: Sequence[tuple[str, str]]) -> None:
         click.echo(click.style(name.ljust(width), fg="cyan") + "  " + value)
 
 
+Tell = Callable[[str], None]
+"""Is told what is being done now."""
+
+
 @contextlib.contextmanager
-def progress(text: str) -> Iterator[None]:
-    """Show *text* and a spinner on the terminal while the body takes longer than a second."""
+def progress(text: str) -> Iterator[Tell]:
+    """Show *text* and a spinner on the terminal while the body takes longer than a second.
+
+    Yields what changes the text.
+    """
     if not sys.stderr.isatty():
-        yield
+        yield lambda text: None
         return
     from rich.console import Console
 
@@ -90,7 +97,7 @@ def progress(text: str) -> Iterator[None]:
     timer.daemon = True
     timer.start()
     try:
-        yield
+        yield spinner.update
     finally:
         timer.cancel()
         timer.join()

@@ -21,15 +21,17 @@ import pyarrow.parquet as pq
 
 from pondfs.errors import StoreDamaged
 from pondfs.store.datafile import unlink_quietly
-from pondfs.store.deltalog import Snapshot, checkpoint_name, read_checkpoint
+from pondfs.store.deltalog import (
+    LAST_CHECKPOINT,
+    Snapshot,
+    checkpoint_name,
+    read_checkpoint,
+)
 from pondfs.store.faults import fault
 from pondfs.store.table import fsync_path
 from pondfs.store.tags import is_taken_off
 
 log = logging.getLogger("pondfs.store")
-
-LAST_CHECKPOINT = "_last_checkpoint"
-"""Names the newest checkpoint, so that readers need not look for it."""
 
 ENTRIES_BETWEEN = 100
 """Log entries after the last checkpoint that are worth a new one: reading them takes 2 ms here

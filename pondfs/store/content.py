@@ -410,10 +410,8 @@ class ContentReader:
         if column is None:
             try:
                 # Decoding is serialized: two at once would hold twice the memory.
-                with self._decode_lock, _parquet(file, handle) as parquet:
-                    column = parquet.read_row_group(group, columns=[CONTENT], use_threads=False)[
-                        CONTENT
-                    ]
+                with self._decode_lock:
+                    column = _decode_contents(file, handle, group)
             except BaseException:
                 self._cache.give_up(key)
                 raise
@@ -446,6 +444,18 @@ def _parquet(file: DataFile, handle: Handle) -> pq.ParquetFile:
             f"/proc/self/fd/{handle.fd}", memory_map=False, page_checksum_verification=True
         )
     except (pa.ArrowInvalid, pa.ArrowIOError) as error:
+        raise StoreDamaged(
+            f"data file {file.path} is damaged ({error}): restore it from a backup"
+        ) from error
+
+
+def _decode_contents(file: DataFile, handle: Handle, group: int) -> pa.ChunkedArray:
+    try:
+        with _parquet(file, handle) as parquet:
+            return parquet.read_row_group(group, columns=[CONTENT], use_threads=False)[CONTENT]
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's own words
         raise StoreDamaged(
             f"data file {file.path} is damaged ({error}): restore it from a backup"
         ) from error

@@ -27,6 +27,9 @@ FACTS = "pondfs"
 """Key in our commitInfo: version, time, summary, and how many lines the entry has, to recognize
 one that was cut off."""
 
+LAST_CHECKPOINT = "_last_checkpoint"
+"""Names the newest checkpoint, so that readers need not look for it."""
+
 Action = dict[str, Any]
 
 _ENTRY = re.compile(r"^(\d{20})\.json$")
@@ -143,6 +146,15 @@ def list_log(log_dir: str) -> tuple[list[int], list[int]]:
                 f"{os.path.join(log_dir, name)} is a checkpoint of a kind pondfs cannot read"
             )
     return sorted(entries), sorted(checkpoints)
+
+
+def find_last_checkpoint(log_dir: str) -> int | None:
+    """Return the checkpoint that ``_last_checkpoint`` names; None when it names none."""
+    try:
+        with open(os.path.join(log_dir, LAST_CHECKPOINT), "rb") as file:
+            return int(json.loads(file.read())["version"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
 
 
 def read_entry(log_dir: str, version: int) -> list[Action]:

@@ -71,14 +71,20 @@ def fold_rows(
     below, under = (EMPTY, []) if base is None else (base.columns, base.places[0])
     rows.file = rows.file + np.int32(len(under))
     together = [*under, *files]
-    return TableImage(rows.newest, _fold(rows, below, together, reader), together)
+    return TableImage(rows.newest, fold_history(rows, below, together, reader), together)
 
 
-def _fold(rows: History, base: Columns, files: list[DataFile], reader: ContentReader) -> Columns:
+def fold_history(
+    rows: History, base: Columns, files: list[DataFile], reader: ContentReader
+) -> Columns:
+    """Return the columns of an image: *rows* laid over *base*, their bytes in *files*.
+
+    Raises: as `load_image`.
+    """
     last = last_entries(rows)
     gone = find_gone(rows, base, last)
     entry_rows = np.sort(last[~rows.removed[last]])
-    node_rows, removed = _fold_nodes(rows, base, entry_rows, gone)
+    node_rows, removed = fold_nodes(rows, base, entry_rows, gone)
     if len(base.ids):
         ids = np.union1d(base.ids[~np.isin(base.ids, removed)], rows.node[node_rows])
     else:
@@ -112,7 +118,7 @@ def _fold(rows: History, base: Columns, files: list[DataFile], reader: ContentRe
     ).narrow()
 
 
-def _fold_nodes(rows: History, base: Columns, entry_rows: Ints, gone: Ints) -> tuple[Ints, Ints]:
+def fold_nodes(rows: History, base: Columns, entry_rows: Ints, gone: Ints) -> tuple[Ints, Ints]:
     """Return the rows that say live nodes' attributes, by node id; and the ids that are no more."""
     about = np.flatnonzero(rows.has_attr | (rows.removed & ~rows.has_name))
     last = about[last_of(rows.node[about])]

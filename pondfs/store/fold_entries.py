@@ -34,7 +34,7 @@ def find_gone(rows: History, base: Columns, last: Ints) -> Ints:
     last, places = last[places >= 0], places[places >= 0]
     if not len(last):
         return last
-    names = _names(rows, last).to_pylist()
+    names = names_of(rows, last).to_pylist()
     found: list[int] = []
     starts = np.flatnonzero(np.diff(places, prepend=-1)).tolist()
     for start, stop in zip(starts, [*starts[1:], len(places)], strict=True):
@@ -91,7 +91,7 @@ def lay_entries(
 
     # By directory, and inside by age: a listing keeps its order from one mount to the next.
     keep = keep[np.argsort(dirs[keep], kind="stable")]
-    names = _names(rows, entry_rows)
+    names = names_of(rows, entry_rows)
     if len(stayed):
         names = pa.concat_arrays([base.name_array().take(pa.array(stayed)), names])
     return {
@@ -116,7 +116,8 @@ def _keep_parents(parents: Ints, base: Columns, place: Places, gone: Ints, renam
     parents[place.of_base[still]] = place.of_base[base.parents[still]]
 
 
-def _names(rows: History, entry_rows: Ints) -> pa.Array:
+def names_of(rows: History, entry_rows: Ints) -> pa.Array:
+    """Return the names that rows are about, as bytes."""
     names = rows.arrow("name", entry_rows).cast(pa.binary())
     raw = rows.arrow("name_bytes", entry_rows)
     if raw.null_count < len(raw):

@@ -53,7 +53,7 @@ def fold_extents(
         older = _take(base, nodes, np.flatnonzero(busy[nodes]))
         columns = _joined(older, columns)
         time = np.concatenate([np.full(len(older["extent_nodes"]), -1, np.int64), time])
-    columns["extent_length"] = _clip(rows, place.of_row, time, columns)
+    columns["extent_length"] = clip(rows, place.of_row, time, columns)
     end = attrs["size"][columns["extent_nodes"]] - columns["extent_offset"]
     length = columns["extent_length"] = np.minimum(columns["extent_length"], end)
 
@@ -77,7 +77,7 @@ def _joined(some: dict[str, Ints], others: dict[str, Ints]) -> dict[str, Ints]:
     return {name: np.concatenate([some[name], others[name]]) for name in _COLUMNS}
 
 
-def _clip(rows: History, place_of_row: Ints, time: Ints, columns: dict[str, Ints]) -> Ints:
+def clip(rows: History, place_of_row: Ints, time: Ints, columns: dict[str, Ints]) -> Ints:
     """Return the lengths after every later ``valid_below`` of the same node.
 
     Shape: *time* is parallel to *columns*: the row each extent came with, -1 for earlier ones.

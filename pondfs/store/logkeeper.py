@@ -20,7 +20,6 @@ while entries are removed              a log that begins below the horizon or at
 =====================================  ==========================================================
 """
 
-import json
 import logging
 import math
 import os
@@ -36,6 +35,7 @@ from pondfs.store.deltalog import (
     Snapshot,
     checkpoint_name,
     entry_name,
+    find_last_checkpoint,
     list_log,
     read_checkpoint,
     read_snapshot,
@@ -254,7 +254,7 @@ class LogKeeper:
         Or when nothing is below it: then it need not be read.
         """
         *older, last = [version for version in checkpoints if version <= newest] or [-1]
-        pointed = _last_checkpoint(self._log_dir)
+        pointed = find_last_checkpoint(self._log_dir)
         if pointed in checkpoints:
             # Readers begin there, also where a crash kept it from naming a newer one.
             older = [version for version in older if version <= pointed]
@@ -291,13 +291,4 @@ def _written_s(log_dir: str, version: int) -> float | None:
     try:
         return os.stat(os.path.join(log_dir, checkpoint_name(version))).st_mtime
     except FileNotFoundError:
-        return None
-
-
-def _last_checkpoint(log_dir: str) -> int | None:
-    """Return the checkpoint that ``_last_checkpoint`` names; None when it names none."""
-    try:
-        with open(os.path.join(log_dir, checkpoint.LAST_CHECKPOINT), "rb") as file:
-            return int(json.loads(file.read())["version"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None

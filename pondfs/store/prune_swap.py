@@ -37,6 +37,7 @@ from pondfs.node import Version
 from pondfs.store.commit import add_action
 from pondfs.store.content import DataFile
 from pondfs.store.deltalog import (
+    APP_ID,
     FACTS,
     LOG_DIR,
     Action,
@@ -60,6 +61,10 @@ from pondfs.store.tags import tags_of
 log = logging.getLogger("pondfs.store")
 
 APPEND_ONLY = "delta.appendOnly"
+
+PRUNED = f"{APP_ID}:pruned"
+"""A ``txn`` action of this application names the newest version that a prune knew: up to it
+versions may be missing, after it none may. Checkpoints carry it along, as any such action."""
 
 GRACE_S = 600.0
 """How long files stay after a compaction: time enough for a query of another program, which has
@@ -287,6 +292,7 @@ def _prune_entry(
     ]
     actions: list[Action] = [
         {"metaData": _with_append_only(snapshot.metadata, "false")},
+        {"txn": {"appId": PRUNED, "version": newest, "lastUpdated": time.time_ns() // 1_000_000}},
         *_exchange(request, snapshot, foreign),
     ]
     parameters = {"predicate": json.dumps(f"{facts['forgotten']} versions pruned")}
@@ -321,6 +327,11 @@ def _exchange(request: Request, snapshot: Snapshot, foreign: list[Action]) -> li
         *({"remove": body} for body in [*removed, *foreign]),
         *({"add": {**add_action(file), "dataChange": changes}} for file in request.added),
     ]
+
+
+def pruned_up_to(snapshot: Snapshot) -> Version:
+    """Return the newest version that any prune knew; 0 when there never was one."""
+    return Version(int(snapshot.txns.get(PRUNED, {}).get("version", 0)))
 
 
 def append_only_entry(metadata: Action) -> bytes:

@@ -64,10 +64,14 @@ def read_rows(
     files: Sequence[DataFile],
     columns: Sequence[str] = FOLD_COLUMNS,
     cache: "RowCache | None" = None,
+    *,
 ) -> Scan:
     """Return the rows of *files*, in their order; from *cache* those it has.
 
-    Raises: StoreDamaged naming a file that is gone or no Parquet of ours.
+    The checksums of the pages they are in are compared.
+
+    Raises: StoreDamaged naming a file that is gone or no Parquet of ours; OSError where a page
+        has not the checksum it should.
     """
     schema = pa.schema([SCHEMA.field(name) for name in columns])
     sizes: list[int] = []
@@ -135,7 +139,10 @@ def _join(parts: list[pa.Table]) -> list[pa.Table]:
 
 
 def _parts(
-    files: Sequence[DataFile], columns: Sequence[str], schema: pa.Schema, cache: "RowCache | None"
+    files: Sequence[DataFile],
+    columns: Sequence[str],
+    schema: pa.Schema,
+    cache: "RowCache | None",
 ) -> Iterator[tuple[pa.Table, Positions, list[int]]]:
     """Yield rows, the positions of their contents, and how many rows each file has.
 
@@ -160,7 +167,9 @@ def _parts(
         yield run.select(list(columns)), run["position"].to_numpy(), counts
 
 
-def _read(file: DataFile, columns: Sequence[str], schema: pa.Schema) -> tuple[pa.Table, Positions]:
+def _read(
+    file: DataFile, columns: Sequence[str], schema: pa.Schema
+) -> tuple[pa.Table, Positions]:
     with damage_of(file), open(file.path, "rb", buffering=0) as raw:
         if file.size <= SMALL_FILE_BYTES:
             data = raw.read()
@@ -170,7 +179,10 @@ def _read(file: DataFile, columns: Sequence[str], schema: pa.Schema) -> tuple[pa
         else:
             # Threads pay here: columns decode side by side.
             parquet = pq.ParquetFile(
-                file.path, memory_map=False, pre_buffer=False, page_checksum_verification=True
+                file.path,
+                memory_map=False,
+                pre_buffer=False,
+                page_checksum_verification=True,
             )
             table = parquet.read(columns=list(columns), use_threads=True)
             buffer = FileBytes(raw.fileno(), file.size)

@@ -16,11 +16,13 @@ from urllib.parse import unquote
 from pondfs.errors import NotAPond, PondExists, StoreDamaged
 from pondfs.store.datafile import unlink_quietly
 from pondfs.store.deltalog import (
+    LAST_CHECKPOINT,
     LOG_DIR,
     BadHeadError,
     Snapshot,
     checkpoint_name,
     entry_name,
+    find_last_checkpoint,
     list_log,
     read_entry,
     read_snapshot,
@@ -281,6 +283,9 @@ def _set_aside(store: str, head: int, reason: str) -> str:
     # A copy, not a rename: `_pond/` may be a link to another disk.
     shutil.copyfile(os.path.join(log_dir, name), target)
     fsync_path(target)
+    # First: other readers begin where it leads, and fail where nothing is. Without it they look.
+    if find_last_checkpoint(log_dir) == head:
+        unlink_quietly(os.path.join(log_dir, LAST_CHECKPOINT))
     os.unlink(os.path.join(log_dir, name))
     # One that could be read would have been taken in its place. It must not seem to be of the entry
     # that comes to have this number.

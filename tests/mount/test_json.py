@@ -68,6 +68,9 @@ CALLS: list[tuple[str, ...]] = [
     ("prune", "--keep-last", "2"),
     ("compact", "-n"),
     ("compact",),
+    ("check",),
+    ("check", "--data", "--at", "latest"),
+    ("repair", "-n"),
 ]
 
 

@@ -1,0 +1,395 @@
+"""Each invariant broken by itself: the check names it, a repair mends or refuses it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trio
+from deltalake import DeltaTable
+
+from pondfs.errors import NoSuchVersion, NotAPond, PondLocked
+from pondfs.node import ROOT, NodeId, Version
+from pondfs.oplog import Row
+from pondfs.store import compact, compact_files, prune, prune_files
+from pondfs.store.check import CLEAN, DAMAGED, INVARIANTS, REPAIRABLE, Report, check_store, extents
+from pondfs.store.check.files import CHECK_COLUMNS
+from pondfs.store.check.tree import Tree
+from pondfs.store.deltalog import read_snapshot
+from pondfs.store.history import History
+from pondfs.store.journal import Journal
+from pondfs.store.repair import repair_store
+from pondfs.store.scan import read_rows
+from tests.unit.store import damage
+from tests.unit.store.damage import A, D, F, S, X, Y, link, rows, table, update, value
+from tests.unit.store.histories import Walk
+from tests.unit.store.support import (
+    DIRECTORY,
+    FILE,
+    attr,
+    extent_row,
+    file_row,
+    make_cut,
+    open_pond,
+    read_file,
+)
+
+BREAKS: list[tuple[str, damage.Break]] = [
+    ("log-readable", damage.truncate_older),
+    ("log-readable", damage.remove_older),
+    ("log-head", damage.truncate_newest),
+    ("log-head", damage.lose_newest_file),
+    ("log-checkpoints", damage.wrong_checkpoint),
+    ("log-checkpoint-readable", damage.bad_checkpoint),
+    ("log-last-checkpoint", damage.dangling_last_checkpoint),
+    ("log-last-checkpoint", damage.bad_last_checkpoint),
+    ("log-append-only", damage.allow_deletes),
+    ("tags", damage.loose_tag),
+    ("data-files", damage.remove_file),
+    ("data-file-rows", damage.flip(3, "uid")),
+    ("data-file-statistics", damage.miscount),
+    ("data-file-statistics", damage.misplace),
+    ("data-checksums", damage.flip(4, "content")),
+    ("row-order", table(3, value(0, "seq", 1))),
+    ("row-ids", table(3, value(0, "node_id", "000000000000000:"))),
+    ("row-shape", table(3, value(0, "uid", None))),
+    ("row-shape", table(4, value(0, "offset", None))),
+    ("commit-rows", table(3, value(0, "seq", 7))),
+    ("commit-rows", table(3, value(0, "op", "commit"))),
+    ("versions-dense", damage.forget_version),
+    ("versions-dense", damage.misnumber),
+    ("root", rows(Row("unlink", 5, ROOT, ROOT, DIRECTORY, removed=True))),
+    ("fold", damage.unreadable_target),
+    ("entry-node", rows(link(99, b"ghost"))),
+    ("entry-directory", rows(link(A, b"a", part=88))),
+    ("entry-directory", rows(link(A, b"a", part=F))),
+    ("entry-name", rows(link(A, b"x/y", attrs=attr(size=6, nlink=2)))),
+    ("entry-name", rows(link(A, b"..", attrs=attr(size=6, nlink=2)))),
+    ("entry-name-bytes", table(2, value(3, "name_bytes", b"other"))),
+    ("one-parent", rows(link(D, b"again", mode=DIRECTORY), update(ROOT, attr(DIRECTORY, nlink=4)))),
+    ("reachable", rows(update(77, attr(), part=D))),
+    ("reachable", rows(update(X, attr(DIRECTORY, nlink=2)))),
+    (
+        "no-cycles",
+        rows(
+            link(X, b"x", Y, DIRECTORY), update(X, attr(DIRECTORY, nlink=3)),
+            link(Y, b"y", X, DIRECTORY), update(Y, attr(DIRECTORY, nlink=3)),
+        ),
+    ),
+    ("nlink", rows(update(A, attr(size=6, nlink=5)))),
+    ("nlink", rows(update(D, attr(DIRECTORY, nlink=9)))),
+    ("node-mode", rows(update(A, attr(0o170644, size=6), mode=FILE))),
+    ("node-type", rows(update(A, attr(size=6), mode=0o010644))),
+    ("node-size", rows(link(X, b"x", attrs=attr(size=-1)))),
+    ("extents-inside", rows(update(A, attr(size=2)))),
+    ("symlink-target", rows(update(S, attr(0o120777, size=99)))),
+    ("saved-image", damage.wrong_image),
+    ("cached-rows", damage.wrong_rows),
+    ("journal", damage.bad_journal),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return damage.make_pond(tmp_path_factory.mktemp("check") / "pond")
+
+
+@pytest.fixture
+def pond(model: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "pond"
+    shutil.copytree(model, path)
+    return path
+
+
+def found(report: Report) -> set[str]:
+    return {finding.invariant for finding in report.findings}
+
+
+def fingerprint(path: Path) -> dict[str, bytes]:
+    return {
+        os.path.relpath(file, path): file.read_bytes()
+        for file in path.rglob("*")
+        if file.is_file() and file.name != "lock"
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "break_it"), BREAKS, ids=[f"{name}-{at}" for at, (name, _) in enumerate(BREAKS)]
+)
+def test_what_is_broken_is_named_and_mended_or_refused(
+    pond: Path, name: str, break_it: damage.Break
+) -> None:
+    assert check_store(pond, data=True).verdict == CLEAN
+    break_it(pond)
+    report = check_store(pond, data=name == "data-checksums")
+    assert found(report) == {name}
+    mends = bool(INVARIANTS[name].mend)
+    assert report.verdict == (REPAIRABLE if mends else DAMAGED)
+    for finding in report.findings:
+        assert "\n" not in finding.message
+        assert "backup" in finding.message or "repair" in finding.message
+
+    before = fingerprint(pond)
+    planned = repair_store(pond, dry_run=True)
+    assert planned.version is None
+    assert fingerprint(pond) == before
+    if name == "data-checksums":
+        return  # which a repair does not look for
+    outcome = repair_store(pond)
+    assert found(outcome.before) == {name}
+    if not mends:
+        assert outcome.after is None
+        assert not outcome.actions
+        assert fingerprint(pond) == before
+        return
+    assert outcome.actions == planned.actions
+    assert outcome.after is not None
+    assert outcome.after.findings == ()
+    again = check_store(pond, data=True)
+    assert again.findings == ()
+    assert again.tree_hash
+    # Nothing is left to do, and the pond can be written to.
+    assert repair_store(pond).actions == []
+    store = open_pond(pond)
+    damage.add(store, [file_row(1234, b"new", b"new")])
+    assert read_file(store, store.load_image(), 1234) == b"new"
+    store.close()
+    assert check_store(pond, data=True).verdict == CLEAN
+
+
+def test_every_invariant_is_broken_by_some_test() -> None:
+    assert {name for name, _ in BREAKS} | {"extents-disjoint"} == set(INVARIANTS)
+
+
+def test_extents_that_overlap(pond: Path) -> None:
+    """No rows make such a fold, so only a bug in it can."""
+    store = open_pond(pond)
+    image = store.load_image()
+    tree = Tree(History(read_rows(list(store._files), CHECK_COLUMNS), None))
+    assert extents.extents_are_disjoint(tree, image.columns) == []
+    image.columns.extent_offset = np.zeros(len(image.columns.extent_offset), np.int64)
+    (finding,) = extents.extents_are_disjoint(tree, image.columns)
+    assert "'/d/f'" in finding.message
+    store.close()
+
+
+def test_what_is_lost_gets_a_name(pond: Path) -> None:
+    """What nothing leads to is in lost+found, whole, and belongs to who had it."""
+    rows(
+        *file_rows_without_name(),
+        link(D, b"again", mode=DIRECTORY),
+        update(ROOT, attr(DIRECTORY, nlink=4)),
+        link(A, b"x/y", attrs=attr(size=6, nlink=2)),
+        link(99, b"ghost"),
+    )(pond)
+    report = check_store(pond)
+    assert found(report) == {"reachable", "one-parent", "entry-name", "entry-node"}
+    outcome = repair_store(pond)
+    assert outcome.version == report.version + 1
+    store = open_pond(pond)
+    image = store.load_image()
+    root = image.load_entries(ROOT)
+    assert set(root) == {b"again", b"a", b"s", b"lost+found"}
+    lost = image.load_entries(root[b"lost+found"])
+    assert lost == {b"%016x" % X: X, b"%016x" % 77: 77}
+    assert image.load_entries(NodeId(X)) == {b"inside": 78}
+    assert read_file(store, image, 77) == b"seventy-seven"
+    about = image.find_node(root[b"lost+found"])
+    assert about is not None
+    assert about.attr[:5] == (0o040700, 0, 0, 3, 0)
+    info = store.list_versions()[0]
+    assert info.message.startswith("repair: ")
+    assert info.nodes_created == 1
+    # The version before is as it was.
+    before = store.load_image_at(Version(outcome.version - 1))
+    assert b"lost+found" not in before.load_entries(ROOT)
+    store.close()
+
+    # A second time the directory is used that is there.
+    rows(update(79, attr(), part=D))(pond)
+    assert repair_store(pond).after is not None
+    store = open_pond(pond)
+    image = store.load_image()
+    assert set(image.load_entries(ROOT)) == set(root)
+    assert b"%016x" % 79 in image.load_entries(root[b"lost+found"])
+    store.close()
+
+
+def file_rows_without_name() -> list[Row]:
+    lost = file_row(77, b"seventy-seven", None, part=X)
+    inside = file_row(78, b"inside", b"inside", part=X)
+    return [lost, update(X, attr(DIRECTORY, nlink=2)), inside]
+
+
+def test_lost_and_found_is_taken_by_a_file(pond: Path) -> None:
+    rows(file_row(70, b"mine", b"lost+found"), update(77, attr(), part=D))(pond)
+    assert repair_store(pond).after is not None
+    store = open_pond(pond)
+    image = store.load_image()
+    root = image.load_entries(ROOT)
+    assert read_file(store, image, root[b"lost+found"]) == b"mine"
+    assert list(image.load_entries(root[b"lost+found-2"]).values()) == [77]
+    store.close()
+
+
+def test_whose_bytes_a_lost_data_file_had(pond: Path) -> None:
+    store = open_pond(pond)
+    assert store.save_image() is not None
+    damage.add(store, [update(A, attr(FILE & ~0o044, size=6))])
+    store.close()
+    damage.data_file(pond, 4).unlink()
+    (finding,) = check_store(pond).findings
+    assert finding.paths == (b"d/f",)
+    assert "'/d/f'" in finding.message
+
+
+def test_whose_bytes_are_damaged(pond: Path) -> None:
+    damage.flip(4, "content")(pond)
+    assert check_store(pond).verdict == CLEAN  # the bytes were not read
+    (finding,) = check_store(pond, data=True).findings
+    assert finding.paths == (b"d/f",)
+    damage.flip(4, "content")(pond)
+    rows(extent_row(F, 0, b"ELEVEN", part=D), update(F, attr(size=6), part=D))(pond)
+    damage.flip(4, "content")(pond)
+    (finding,) = check_store(pond, data=True).findings
+    assert finding.paths == ()
+    assert "only earlier versions" in finding.message
+
+
+def test_a_compressed_file_is_read_frame_by_frame(pond: Path) -> None:
+    rows(file_row(X, b"compress " * 50_000, b"large"))(pond)
+    store = open_pond(pond)
+    store.swap_files(compact_files.write_files(compact.make_plan(pond)).request)
+    store.remove_pruned(now=True)
+    store.close()
+    report = check_store(pond, data=True)
+    assert report.verdict == CLEAN
+    assert report.read_bytes == report.data_bytes
+    (file,) = pond.glob("*.parquet")
+    data = bytearray(file.read_bytes())
+    data[len(data) // 3] ^= 1
+    file.write_bytes(data)
+    assert found(check_store(pond, data=True)) <= {"data-checksums", "data-file-rows"}
+    assert check_store(pond, data=True).verdict == DAMAGED
+
+
+def test_old_versions_can_be_checked(pond: Path) -> None:
+    rows(update(A, attr(size=6, nlink=5)))(pond)
+    assert check_store(pond).verdict == REPAIRABLE
+    report = check_store(pond, at=Version(4))
+    assert (report.verdict, report.version) == (CLEAN, 4)
+    with pytest.raises(NoSuchVersion):
+        check_store(pond, at=Version(77))
+
+
+def test_what_a_prune_forgot_is_not_missing(pond: Path) -> None:
+    store = open_pond(pond)
+    plan = prune.make_plan(pond, [Version(2)])
+    store.swap_files(prune_files.write_files(plan).request)
+    store.remove_pruned(now=True)
+    assert check_store(pond, data=True).verdict == CLEAN
+    # Nor when no entry tells of the prune any more.
+    store.checkpoint(now=True)
+    for entry in (pond / "_delta_log").glob("*.json"):
+        entry.unlink()
+    assert check_store(pond, data=True).verdict == CLEAN
+    damage.add(store, [update(A, attr(size=6))])
+    damage.add(store, [update(A, attr(size=6))])
+    store.close()
+    number = max(int(entry.stem) for entry in (pond / "_delta_log").glob("*.json"))
+    damage.edit_entry(pond, number - 1, lambda actions: [a for a in actions if "add" not in a])
+    (finding,) = check_store(pond).findings
+    assert finding.invariant == "versions-dense"
+    assert "version 5 is missing" in finding.message
+
+
+def test_what_is_no_finding(pond: Path) -> None:
+    """Leftovers of a crash, caches that are not whole, a journal that waits."""
+    stray = pond / "0000aaaa-0000-0000-0000-000000000000.parquet"
+    stray.write_bytes(b"no commit got to it")
+    os.utime(stray, (0, 0))
+    (pond / "_pond" / "image").write_bytes(b"torn")
+    (pond / "_pond" / "rows").write_bytes(bytes(100))
+    aside = pond / "_pond" / "set-aside"
+    aside.mkdir()
+    (aside / "journal.1").write_bytes(b"")
+    table_id = str(read_snapshot(os.fspath(pond / "_delta_log")).metadata["id"])
+    written = Journal(os.fspath(pond), table_id)
+    written.append(make_cut(5, [update(A, attr(size=6))]))
+    written.close()
+    report = check_store(pond, data=True)
+    assert report.verdict == CLEAN
+    assert len(report.notes) == 3
+    assert any("version 5" in note for note in report.notes)
+
+
+def test_an_entry_that_a_checkpoint_covers(pond: Path) -> None:
+    damage.checkpoint(pond)
+    damage.truncate_older(pond)
+    report = check_store(pond)
+    assert report.verdict == CLEAN
+    assert any("is damaged" in note for note in report.notes)
+
+
+def test_what_was_set_aside_is_not_named_any_more(pond: Path) -> None:
+    """A newest entry set aside, with its checkpoint, left `_last_checkpoint` naming nothing."""
+    damage.bad_checkpoint(pond)
+    damage.truncate_newest(pond)
+    assert found(check_store(pond)) == {"log-head", "log-checkpoint-readable"}
+    open_pond(pond).close()
+    assert check_store(pond).findings == ()
+    assert DeltaTable(pond).version() == 3
+
+
+def test_no_pond(tmp_path: Path) -> None:
+    with pytest.raises(NotAPond):
+        check_store(tmp_path)
+    (tmp_path / "_delta_log").mkdir()
+    with pytest.raises(NotAPond):
+        check_store(tmp_path)
+
+
+def test_a_pond_in_use_is_not_mended(pond: Path) -> None:
+    rows(link(99, b"ghost"))(pond)
+    store = open_pond(pond)
+    assert check_store(pond).verdict == REPAIRABLE
+    assert repair_store(pond, dry_run=True).actions
+    with pytest.raises(PondLocked):
+        repair_store(pond)
+    store.close()
+
+
+def test_what_is_wrong_everywhere_is_told_a_hundred_times(pond: Path) -> None:
+    rows(*[link(1000 + number, b"%d" % number) for number in range(150)])(pond)
+    report = check_store(pond)
+    assert len(report.findings) == 101
+    assert report.findings[-1].message == "50 more of this kind"
+    outcome = repair_store(pond)
+    assert len(outcome.actions) == 150
+    assert outcome.after is not None
+    assert outcome.after.verdict == CLEAN
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_false_findings(tmp_path: Path, seed: int) -> None:
+    """Ponds with a random past, compacted and pruned: clean all along."""
+    path = tmp_path / "pond"
+    walk = Walk(path, seed)
+    trio.run(walk.run, 120, 0.3)
+    open_hash = check_store(path, data=True)
+    assert open_hash.findings == ()
+    walk.store.swap_files(compact_files.write_files(compact.make_plan(path)).request)
+    compacted = check_store(path, data=True)
+    assert compacted.findings == ()
+    assert compacted.tree_hash == open_hash.tree_hash
+    trio.run(walk.run, 60, 0.3)
+    versions = [info.version for info in walk.store.list_versions()]
+    kept = [version for version in versions if version % 3 == 0]
+    walk.store.swap_files(prune_files.write_files(prune.make_plan(path, kept)).request)
+    for version in (None, *kept[:4]):
+        assert check_store(path, data=True, at=version).findings == ()
+    walk.close()
+    assert check_store(path, data=True).findings == ()
