@@ -37,8 +37,8 @@ No trio: everything here blocks and is called from threads. In reading order:
   putting together; ``prune_files`` ``compact_files`` ``rewrite`` ``request``: new files, clustered;
   ``prune_swap``: one log entry that puts those in the place of the old ones; ``compact_worker``:
   the process that compacts beside a mount
-- ``existence``: what is there, on a disk that fails; ``faults``: named points where tests break
-  things; ``memory``: giving it back
+- ``damage``: which data file is damaged; ``existence``: what is there, on a disk that fails;
+  ``faults``: named points where tests break things; ``memory``: giving it back
 
 Importing the package itself is cheap: pyarrow comes with the first use (0.2 s).
 """

@@ -20,10 +20,10 @@ from pondfs.errors import StoreDamaged
 from pondfs.node import ROOT, Version, format_node_id
 from pondfs.oplog import VersionInfo, info_from_facts
 from pondfs.store.content import UNKNOWN_VERSION, DataFile
+from pondfs.store.damage import damage_of
 from pondfs.store.files import data_files
 from pondfs.store.lock import ReaderLock
 from pondfs.store.rowcache import RowCache
-from pondfs.store.scan import damage_of
 from pondfs.store.table import POND_DIR, open_table
 
 _COLUMNS = ("version", "timestamp", "op", "metadata")
@@ -115,7 +115,7 @@ class CommitRows:
     def _read(self, piece: _Piece) -> pa.Table | None:
         """Return the commit rows in a piece; None when it was only looked into."""
         file = piece.file
-        with damage_of(file):
+        with damage_of(file.path):
             if piece.parquet is not None:
                 return self._choose(
                     piece.parquet.read_row_group(piece.group, list(_COLUMNS), use_threads=False)

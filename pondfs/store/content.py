@@ -15,14 +15,15 @@ import os
 import threading
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pondfs.errors import StoreDamaged
 from pondfs.extent import Content
+from pondfs.store.damage import damage_of, naming
 from pondfs.store.decode import AT_ONCE, OpenFile, PackedFile
 from pondfs.store.framecache import FrameCache
 from pondfs.store.frames import load_table
@@ -116,7 +117,8 @@ class Handle:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self.open = OpenFile(fd)
         self.fd = fd
-        self.source = Source(fd, path, load_sums(fd, path))
+        with naming(path):
+            self.source = Source(fd, path, load_sums(fd, path))
         # What is compressed in it: nothing, or nobody asked yet.
         self.packed: PackedFile | None = None
         self.asked = False
@@ -349,7 +351,8 @@ class ContentReader:
         """Return the content's position; -1 when its row group must be decoded."""
         position = content.position
         if position == -1:
-            position = content.position = self._locate(file, handle, content)
+            with naming(file.path):
+                position = content.position = self._locate(file, handle, content)
         return position
 
     def _locate(self, file: DataFile, handle: Handle, content: Content) -> int:
@@ -410,8 +413,10 @@ class ContentReader:
         if column is None:
             try:
                 # Decoding is serialized: two at once would hold twice the memory.
-                with self._decode_lock:
-                    column = _decode_contents(file, handle, group)
+                with self._decode_lock, _parquet(file, handle) as parquet:
+                    column = parquet.read_row_group(group, columns=[CONTENT], use_threads=False)[
+                        CONTENT
+                    ]
             except BaseException:
                 self._cache.give_up(key)
                 raise
@@ -437,28 +442,19 @@ class ContentReader:
         self._cache.clear()
 
 
-def _parquet(file: DataFile, handle: Handle) -> pq.ParquetFile:
-    """Open the Parquet reader on the very file we hold, even if its name is gone meanwhile."""
-    try:
-        return pq.ParquetFile(
+@contextmanager
+def _parquet(file: DataFile, handle: Handle) -> Iterator[pq.ParquetFile]:
+    """Open the Parquet reader on the very file we hold, even if its name is gone meanwhile.
+
+    Raises: StoreDamaged naming the file, also for what is read inside; OSError.
+    """
+    with (
+        damage_of(file.path),
+        pq.ParquetFile(
             f"/proc/self/fd/{handle.fd}", memory_map=False, page_checksum_verification=True
-        )
-    except (pa.ArrowInvalid, pa.ArrowIOError) as error:
-        raise StoreDamaged(
-            f"data file {file.path} is damaged ({error}): restore it from a backup"
-        ) from error
-
-
-def _decode_contents(file: DataFile, handle: Handle, group: int) -> pa.ChunkedArray:
-    try:
-        with _parquet(file, handle) as parquet:
-            return parquet.read_row_group(group, columns=[CONTENT], use_threads=False)[CONTENT]
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk's own words
-        raise StoreDamaged(
-            f"data file {file.path} is damaged ({error}): restore it from a backup"
-        ) from error
+        ) as parquet,
+    ):
+        yield parquet
 
 
 def _load_layout(file: DataFile, handle: Handle) -> None:

@@ -6,6 +6,7 @@ rest of the first and the last block is read along, beside what was asked for.
 Who calls holds the open file meanwhile.
 """
 
+import errno
 import os
 import time
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 from pondfs.errors import StoreDamaged
 from pondfs.extent import Content
+from pondfs.store.damage import naming
 from pondfs.store.sums import Sums
 
 Piece = tuple[Content, int, memoryview]
@@ -43,7 +45,8 @@ class Source(NamedTuple):
 def fill(source: Source, position: int, target: memoryview) -> None:
     """Fill *target* with the bytes at *position*.
 
-    Raises: StoreDamaged naming the file when they are not there, or not as written; OSError.
+    Raises: StoreDamaged naming the file when they are not there, or not as written; OSError, which
+        names it, too.
     """
     _fill(source, position, [target])
 
@@ -54,9 +57,9 @@ def fill_nowait(source: Source, position: int, target: memoryview) -> bool:
     Raises: BlockingIOError when nothing is in memory; OSError.
     """
     sums = source.sums
-    if sums is None:
-        return os.preadv(source.fd, (target,), position, os.RWF_NOWAIT) == len(target)
     try:
+        if sums is None:
+            return os.preadv(source.fd, (target,), position, os.RWF_NOWAIT) == len(target)
         begin, parts, size = _with_blocks(sums, position, [target])
         # A short answer is a part that is in memory, or a damaged file: `fill` tells them apart.
         if os.preadv(source.fd, parts, begin, os.RWF_NOWAIT) != size:
@@ -64,6 +67,10 @@ def fill_nowait(source: Source, position: int, target: memoryview) -> bool:
         sums.check(begin, parts)
     except StoreDamaged:
         return False  # `fill` will tell
+    except OSError as error:
+        if error.errno == errno.EIO:
+            return False  # the same
+        raise
     return True
 
 
@@ -112,10 +119,10 @@ def _fill(source: Source, position: int, targets: list[memoryview]) -> None:
     sums = source.sums
     if sums is not None:
         position, parts, size = _with_blocks(sums, position, targets)
-    got = os.preadv(source.fd, parts, position)
-    if got != size:
-        # It ends before, or a signal came.
-        _fill_one_by_one(source, position, parts)
+    with naming(source.path):
+        if os.preadv(source.fd, parts, position) != size:
+            # It ends before, or a signal came.
+            _fill_one_by_one(source, position, parts)
     if sums is not None:
         sums.check(position, parts)
 

@@ -6,7 +6,6 @@ no second look at the file.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -14,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pondfs.errors import StoreDamaged
 from pondfs.node import Version
 from pondfs.store.content import DataFile
+from pondfs.store.damage import damage_of
 from pondfs.store.frames import FrameTable, load_table
 from pondfs.store.layout import FileBytes, Group, find_groups
 from pondfs.store.pages import Positions, locate_values
@@ -64,14 +63,12 @@ def read_rows(
     files: Sequence[DataFile],
     columns: Sequence[str] = FOLD_COLUMNS,
     cache: "RowCache | None" = None,
-    *,
 ) -> Scan:
     """Return the rows of *files*, in their order; from *cache* those it has.
 
     The checksums of the pages they are in are compared.
 
-    Raises: StoreDamaged naming a file that is gone or no Parquet of ours; OSError where a page
-        has not the checksum it should.
+    Raises: StoreDamaged naming a file that is gone, no Parquet of ours, or not as it was written.
     """
     schema = pa.schema([SCHEMA.field(name) for name in columns])
     sizes: list[int] = []
@@ -107,7 +104,7 @@ def read_pieces(
     Raises: as `read_rows`.
     """
     schema = pa.schema([SCHEMA.field(name) for name in columns])
-    with damage_of(file), open(file.path, "rb", buffering=0) as raw:
+    with damage_of(file.path), open(file.path, "rb", buffering=0) as raw:
         parquet = pq.ParquetFile(
             file.path, memory_map=False, pre_buffer=False, page_checksum_verification=True
         )
@@ -167,10 +164,8 @@ def _parts(
         yield run.select(list(columns)), run["position"].to_numpy(), counts
 
 
-def _read(
-    file: DataFile, columns: Sequence[str], schema: pa.Schema
-) -> tuple[pa.Table, Positions]:
-    with damage_of(file), open(file.path, "rb", buffering=0) as raw:
+def _read(file: DataFile, columns: Sequence[str], schema: pa.Schema) -> tuple[pa.Table, Positions]:
+    with damage_of(file.path), open(file.path, "rb", buffering=0) as raw:
         if file.size <= SMALL_FILE_BYTES:
             data = raw.read()
             parquet = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
@@ -195,19 +190,6 @@ def _read(
             frames = _table(groups, raw.fileno(), file)
             _fill_positions(positions, groups, table["length"], buffer, frames, file)
         return table, positions
-
-
-@contextmanager
-def damage_of(file: DataFile) -> Iterator[None]:
-    """Say which data file it was when reading one fails. Raises: StoreDamaged."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise StoreDamaged(f"data file {file.path} is gone: restore it from a backup") from None
-    except (pa.ArrowInvalid, pa.ArrowKeyError, pa.ArrowTypeError, KeyError) as error:
-        raise StoreDamaged(
-            f"data file {file.path} is damaged ({error}): restore it from a backup"
-        ) from error
 
 
 def _table(groups: Sequence[Group], fd: int, file: DataFile) -> FrameTable | None:

@@ -131,6 +131,9 @@ class Files(Attributes):
                     raise StoreDamaged(f"{error}{self._needed_for(node)}") from None
                 await self.look_again(node_id)
                 return await self.read(node_id, offset, length, again=False)
+            except OSError as error:
+                said = f"{error.strerror}{self._needed_for(node)}"
+                raise OSError(error.errno, said, error.filename) from None
         if len(self._buffers) < SPARE_BUFFERS:
             self._buffers.append(buffer)
         return whole

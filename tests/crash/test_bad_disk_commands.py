@@ -17,6 +17,7 @@ import polars as pl
 import pytest
 
 from pondfs.errors import StoreDamaged, SystemFailure
+from pondfs.store.check import CLEAN, check_store
 from tests.campaign import Campaign
 from tests.crash.bad_disk import EVER, BadDisk
 from tests.crash.fork_server import ForkServer
@@ -126,5 +127,7 @@ def test_every_operation_of_a_command_fails(
             again = pond.run(*command)
             assert again.code == 0 or name == "tag", f"{what}, then {again}"
             assert tree_of(store) == wanted, what
+            report = check_store(store, data=campaign.long)
+            assert report.verdict == CLEAN, f"{what}: {report.findings}"
     assert failed
     campaign.tell(f"bad disks: pond {name}", rounds=len(found), faults=failed, losses=0)

@@ -92,6 +92,9 @@ def test_a_flipped_bit(quiet: PondMount, when: str) -> None:
     (line,) = told(pond, data_file)
     assert "needed for '/rotten'" in line
     assert not read_pages(pond.mnt / "other", other)
+    checked = pond.pond("check", "--data", check=False)
+    assert checked.returncode == 14, checked
+    assert data_file.name in checked.stdout + checked.stderr
     # Writing goes on, over the rot, too.
     with open(pond.mnt / "rotten", "r+b") as file:
         file.seek(wrong[0] * PAGE_BYTES)
@@ -146,6 +149,7 @@ def test_a_data_file_that_vanishes(quiet: PondMount) -> None:
     pond.mount(*pond.options)
     assert not read_pages(pond.mnt / "renamed", content)
     assert not read_pages(pond.mnt / "new", new)
+    assert pond.pond("check", "--data").returncode == 0
 
 
 def test_a_data_file_that_is_cut_short(quiet: PondMount) -> None:
