@@ -6,10 +6,12 @@ from pathlib import Path
 
 from pondfs import errors
 from pondfs.metrics import COUNTER, FAMILIES
+from pondfs.store import check
 from pondfs.store.schema import COLUMNS
 
 ERRORS = Path(__file__).parent / "reference" / "errors.md"
 FORMAT = Path(__file__).parent / "reference" / "format.md"
+CHECK = Path(__file__).parent / "reference" / "check.md"
 METRICS = Path(__file__).parent / "reference" / "metrics.md"
 
 
@@ -72,6 +74,18 @@ def metrics_page() -> str:
     return _between(METRICS, "metrics", lines)
 
 
+def check_page() -> str:
+    """Return docs/reference/check.md: what is written there, and the invariants as they are."""
+    lines = ["| invariant | what holds | `pond repair` |", "|---|---|---|"]
+    lines += [
+        f"| `{each.name}` | {each.holds} | {each.mend or 'refuses'} |"
+        for each in sorted(
+            check.INVARIANTS.values(), key=lambda each: check.FAMILIES.index(each.family)
+        )
+    ]
+    return _between(CHECK, "invariants", lines)
+
+
 def _between(page: Path, what: str, lines: list[str]) -> str:
     """Return the page with *lines* between its marks."""
     head, begin, rest = page.read_text().partition(f"<!-- {what} -->\n")
@@ -85,3 +99,4 @@ if __name__ == "__main__":
     ERRORS.write_text(errors_page())
     FORMAT.write_text(format_page())
     METRICS.write_text(metrics_page())
+    CHECK.write_text(check_page())

@@ -2,7 +2,7 @@
 
 The root holds the nouns; each folder holds one outside dependency; ``mount`` joins them:
 
-- ``errors`` ``logs``: what can go wrong, and how it is told
+- ``errors`` ``logs``: what can go wrong, and how it is told; ``confine``: what the daemon gives up
 - ``node`` ``entry`` ``extent`` ``oplog`` ``change`` ``when`` ``retention`` ``figures``
   ``histogram``: the words of the system, no I/O
 - ``interfaces``: what the layers need of each other
@@ -12,6 +12,7 @@ The root holds the nouns; each folder holds one outside dependency; ``mount`` jo
 - ``requests`` ``status`` ``metrics``: what the daemon does when it is asked
 - ``fuse``: pyfuse3; a protocol adapter only
 - ``api``: the Python API and the fsspec filesystem, mounted or not
+- ``doctor``: looks at what a pond stands on
 - ``cli``: one verb per file
 
 For programs, `open` is the way in; see docs/reference/python.md. What is named here comes when it

@@ -101,6 +101,18 @@ class BeyondRepair(PondError):
     exit_code = 14
 
 
+class NeedsCare(PondError):
+    """``pond doctor`` found something that will hurt one day: a warning."""
+
+    exit_code = 15
+
+
+class NeedsMending(PondError):
+    """``pond doctor`` found something that does not work, or that breaks a promise: an error."""
+
+    exit_code = 16
+
+
 class MountFailed(PondError):
     """The mount itself failed."""
 

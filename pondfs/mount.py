@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from pondfs import logs
+from pondfs.confine import close_inherited, confine
 from pondfs.errors import CommitFailed, MountFailed, PondError, PondLocked, SystemFailure
 from pondfs.mountinfo import find_pond_at
 from pondfs.options import MountOptions, check_places
@@ -104,6 +105,7 @@ def _be_daemon(options: MountOptions, read_end: int, write_end: int) -> NoReturn
         for descriptor in (0, 1, 2):
             os.dup2(null, descriptor)
         os.close(null)
+        close_inherited({write_end})
         with os.fdopen(write_end, "w", encoding="utf-8") as pipe:
             try:
                 code = _serve(options, lambda message: _send(pipe, message))
@@ -145,7 +147,9 @@ def _log_path(options: MountOptions) -> str:
 
 def _serve(options: MountOptions, report: Report) -> int:
     """Open the store, mount it, and serve until the mount is gone and everything is durable."""
-    # The heavy imports come after the fork.
+    os.umask(0o077)
+    # Before the heavy imports, which start threads; they come after the fork for that as well.
+    confine(os.fspath(options.store))
     import trio
 
     from pondfs.control.protocol import socket_path
@@ -154,18 +158,23 @@ def _serve(options: MountOptions, report: Report) -> int:
     from pondfs.metrics import Metrics
     from pondfs.requests import answer_anybody
     from pondfs.status import status_text
+    from pondfs.store.lock import open_own
     from pondfs.vfs.base import VfsOptions
     from pondfs.vfs.past import METRICS, STATUS
     from pondfs.vfs.vfs import Vfs
 
-    os.umask(0o077)
     _raise_open_files()
     # Resolved now: once mounted, a look at the mountpoint would wait for ourselves.
     socket = socket_path(options.mountpoint)
     store = _open_store(options, socket)
     store.contents.limit_cache(options.cache_bytes)
     try:
-        logs.set_up(options.log_level, options.store / "_pond" / "log", terminal=options.foreground)
+        logs.set_up(
+            options.log_level,
+            options.store / "_pond" / "log",
+            terminal=options.foreground,
+            opener=open_own,
+        )
         for note in store.notes:
             log.warning("%s", note)
             report({"note": note})

@@ -60,13 +60,19 @@ def find_pond_around(directory: str | Path) -> Mount | None:
 
     Another filesystem mounted further in takes its own tree out of the pond.
     """
+    around = find_mount_around(directory)
+    return around if around is not None and around.fstype == FSTYPE else None
+
+
+def find_mount_around(directory: str | Path) -> Mount | None:
+    """Return the filesystem that *directory* (absolute, without symlinks) lies in."""
     path = Path(directory)
     best: Mount | None = None
     for mount in load_mounts():
         deeper = best is None or len(mount.mountpoint.parts) >= len(best.mountpoint.parts)
         if deeper and path.is_relative_to(mount.mountpoint):
             best = mount
-    return best if best is not None and best.fstype == FSTYPE else None
+    return best
 
 
 def find_ponds_of(store: Path) -> list[Mount]:
@@ -75,8 +81,23 @@ def find_ponds_of(store: Path) -> list[Mount]:
     return [
         mount
         for mount in reversed(load_mounts())
-        if mount.fstype == FSTYPE and mount.source in (str(store), real)
+        if mount.fstype == FSTYPE and mount.source in (str(store), real) and is_believable(mount)
     ]
+
+
+def is_believable(mount: Mount) -> bool:
+    """Return whether a mount may be of the store that it says: any user can call one what he likes.
+
+    Root may mount anything. Another user's is believed where the store is that user's too, or one
+    that several share. Where we can't look, nobody is to be kept from anything.
+    """
+    if mount.owner_uid == 0:
+        return True
+    try:
+        found = os.stat(mount.source)
+    except OSError:
+        return True
+    return found.st_uid == mount.owner_uid or bool(found.st_mode & 0o022)
 
 
 def _parse_line(line: bytes) -> Mount:

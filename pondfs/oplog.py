@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
+from pondfs.errors import StoreDamaged
 from pondfs.extent import Content
 from pondfs.node import Version
 
@@ -166,16 +167,24 @@ def info_of(record: dict[str, Any]) -> VersionInfo:
 
 
 def info_from_facts(version: int, time_us: int, facts: dict[str, Any]) -> VersionInfo:
-    """Return a version as the log shows it, from what an entry or a commit row says of it."""
-    return VersionInfo(
-        version=Version(version),
-        timestamp=_EPOCH + timedelta(microseconds=time_us),
-        message=facts.get("message", ""),
-        user=facts.get("user", ""),
-        host=facts.get("host", ""),
-        operations=facts.get("operations", 0),
-        nodes_created=facts.get("nodes_created", 0),
-        nodes_changed=facts.get("nodes_changed", 0),
-        nodes_removed=facts.get("nodes_removed", 0),
-        bytes_added=facts.get("bytes_added", 0),
-    )
+    """Return a version as the log shows it, from what an entry or a commit row says of it.
+
+    Raises: StoreDamaged when that is no such thing.
+    """
+    try:
+        texts = {name: facts.get(name, "") for name in _TEXTS}
+        numbers = {name: facts.get(name, 0) for name in _NUMBERS}
+        if not all(isinstance(text, str) for text in texts.values()):
+            raise ValueError("no text")
+        if not all(isinstance(number, int) for number in numbers.values()):
+            raise ValueError("no number")
+        timestamp = _EPOCH + timedelta(microseconds=time_us)
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise StoreDamaged(
+            f"what version {version} says of itself is damaged ({error}): restore from a backup"
+        ) from None
+    return VersionInfo(version=Version(version), timestamp=timestamp, **texts, **numbers)
+
+
+_TEXTS = ("message", "user", "host")
+_NUMBERS = ("operations", "nodes_created", "nodes_changed", "nodes_removed", "bytes_added")

@@ -12,7 +12,7 @@
 - ``mount_pond`` ``umount_pond``: the mount helpers
 - ``show`` ``sync`` ``recover``: the oplog's rows; durable now; what a crash left;
   ``check`` ``repair``: whether all is as it should be; ``findings``: how both tell it;
-  ``ls_pending``: what ``ls --pending`` marks
+  ``ls_pending``: what ``ls --pending`` marks; ``doctor``: what the pond stands on
 - ``query``: SQL; ``query_text`` ``query_run``: its statements, and running them; ``query_prompt``
   ``query_worker``: the prompt, and the process that works for it
 - ``criteria``: what ``find`` looks for; ``completion``: of commands in a shell
@@ -63,6 +63,7 @@ SECTIONS = {
     "The pond": {
         "init": "Make an empty pond.",
         "status": "Show what is pending and what the daemon does.",
+        "doctor": "Look at what the pond stands on, and say what to do.",
         "commit": "Make what is pending a version.",
         "sync": "Make everything durable, as sync(1) does.",
         "recover": "Bring what a crash left in the journal into the table.",

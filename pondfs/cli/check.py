@@ -2,7 +2,7 @@
 
 import click
 
-from pondfs.cli.findings import find_store, raise_verdict, tell_report, telling
+from pondfs.cli.findings import find_store, hush, raise_verdict, tell_report, telling
 from pondfs.cli.output import print_json, progress
 from pondfs.cli.reach import pond_option, require_pond
 from pondfs.cli.trees import resolve_versions
@@ -33,6 +33,7 @@ def command(store: str | None, data: bool, at: str | None, as_json: bool) -> Non
     """
     place = find_store(store)
     require_pond(place.store)
+    hush()
     from pondfs.store.check import check_store
 
     version = None if at is None else resolve_versions(place, at)[0]

@@ -52,15 +52,28 @@ class CopyOut:
     twice.
 
     What goes into one directory, held open, may be several things: hard links among them are kept.
+
+    And the pond may be another user's, who can have put any row into its table. So what root copies
+    is set-user-id for nobody but that user, has no rights by an attribute, and is no device.
+
+    Args:
+        tree: what is copied from.
+        target: where to.
+        tally: what becomes of it.
+        force: replace what is there.
+        voucher: whose word the tree's owners and modes are; root's is believed.
     """
 
-    def __init__(self, tree: Tree, target: Target, tally: Tally, *, force: bool) -> None:
+    def __init__(
+        self, tree: Tree, target: Target, tally: Tally, *, force: bool, voucher: int
+    ) -> None:
         self.target = target
         self._tree = tree
         self._tally = tally
         self._force = force
         self._links: dict[int, _Made] = {}
         self._is_root = os.geteuid() == 0
+        self._doubted = voucher if self._is_root and voucher else None
 
     def check(self, path: bytes, info: NodeStat) -> None:
         """Refuse, before anything is written, to replace what is there already.
@@ -197,6 +210,10 @@ class CopyOut:
             pieces = itertools.chain(first, pieces)
             fd = os.open(name, _NEW, 0o600, dir_fd=above)
         else:
+            if kind in (stat.S_IFBLK, stat.S_IFCHR) and self._doubted is not None:
+                raise PermissionError(
+                    errno.EPERM, f"user {self._doubted} has the pond, and may make no device"
+                )
             if kind == stat.S_IFLNK:
                 os.symlink(self._tree.readlink(path), name, dir_fd=above)
             else:
@@ -259,7 +276,16 @@ class CopyOut:
         mode = stat.S_IMODE(info.mode)
         if self._is_root:
             os.chown(copy, info.uid, info.gid)
-            return mode
+            if self._doubted is None:
+                return mode
+            kept = mode
+            if info.uid != self._doubted:
+                kept &= ~stat.S_ISUID
+            if not stat.S_ISDIR(info.mode):
+                # Which groups that user is in now says nothing of then.
+                kept &= ~stat.S_ISGID
+            self._tally.rights_lost += kept != mode
+            return kept
         now = os.fstat(fd)
         if now.st_gid != info.gid:
             with contextlib.suppress(PermissionError):
@@ -280,6 +306,9 @@ class CopyOut:
         except NoSuchPath:
             return  # gone since it was copied
         for name, value in xattrs.items():
+            if self._doubted is not None and name.startswith((b"security.", b"trusted.")):
+                self._tally.rights_lost += 1
+                continue
             try:
                 os.setxattr(copy, name, value)
             except OSError as error:

@@ -26,7 +26,7 @@ from pondfs.cli.targets import (
     refuse_several,
     require_directory,
 )
-from pondfs.cli.trees import Tree, at_option, open_tree
+from pondfs.cli.trees import Tree, at_option, open_tree, voucher_of
 from pondfs.errors import UsageError
 
 _SIDES = ("pond", "host")
@@ -144,6 +144,7 @@ def _copy_out(job: _Job, at: str | None, tally: Tally, as_json: bool) -> int:
     with progress("reading"):
         tree = open_tree(job.place, at)
     try:
+        voucher = voucher_of(job.place)
         found = expand_all(tree, job.place, job.sources, tally.failed, as_seen=at is None)
         missing = [_missing_directory(job, one, len(found)) for one in found]
         if len(found) > 1 and job.is_one_dest and not (missing[0] or os.path.isdir(job.dest)):
@@ -158,7 +159,9 @@ def _copy_out(job: _Job, at: str | None, tally: Tally, as_json: bool) -> int:
                 continue
             with open_target(dest, one.path, one.info) as target:
                 refuse_itself(tree, one.path, one.info, target)
-                CopyOut(tree, target, tally, force=job.force).check(one.path, one.info)
+                CopyOut(tree, target, tally, force=job.force, voucher=voucher).check(
+                    one.path, one.info
+                )
                 ends.append(target.call(target.name))
         refuse_same(zip((one.typed for one in found), ends, strict=True))
         if not job.dry_run:
@@ -169,7 +172,7 @@ def _copy_out(job: _Job, at: str | None, tally: Tally, as_json: bool) -> int:
                 copy: CopyOut | None = None
                 for one, target in _targets(job, found):
                     if copy is None or not job.is_one_dest:
-                        copy = CopyOut(tree, target, tally, force=job.force)
+                        copy = CopyOut(tree, target, tally, force=job.force, voucher=voucher)
                     copy.target = target
                     copy.run(one.path, one.info)
     finally:

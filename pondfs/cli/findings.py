@@ -1,5 +1,6 @@
 """What ``pond check`` and ``pond repair`` have in common: how findings are told."""
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,11 @@ _TELL_EVERY_S = 0.2
 def find_store(named: str | None) -> Place:
     """Return the pond that is meant: *named*, else as for any command."""
     return find_place() if named is None else locate(named, {})
+
+
+def hush() -> None:
+    """Keep the store from saying in the log what comes as findings and notes."""
+    logging.getLogger("pondfs.store").setLevel(logging.ERROR)
 
 
 def telling(tell: Tell) -> Callable[[str, float], None]:

@@ -14,6 +14,7 @@ from pondfs.cli.output import (
     format_count,
     format_local,
     format_size,
+    format_text,
     print_json,
     print_table,
     progress,
@@ -157,7 +158,7 @@ def _show_changes(place: Place, versions: "Sequence[VersionInfo]", as_json: bool
             continue
         who = f"{info.user}@{info.host}" if info.host else info.user
         title = click.style(f"version {info.version}", bold=True)
-        line = f"{title}  {format_local(info.timestamp)}  {who}  {info.message}"
+        line = f"{title}  {format_local(info.timestamp)}  " + format_text(f"{who}  {info.message}")
         click.echo(("\n" if number else "") + line.rstrip())
         for change in changes:
             click.echo(f"  {format_change(change, with_sizes=True)}")

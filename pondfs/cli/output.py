@@ -29,6 +29,7 @@ def _to_json(value: Any) -> str:
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: str = "") -> None:
     """Print *rows* under *columns*; columns named in *right* (blank-separated) align right."""
     to_right = [column in right.split() for column in columns]
+    rows = [[format_text(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         from rich import box
         from rich.console import Console
@@ -74,7 +75,7 @@ def print_fields(fields: Sequence[tuple[str, str]]) -> None:
     width = max(len(name) for name, _ in fields)
     for name, value in fields:
         # click takes the colour off when stdout is no terminal.
-        click.echo(click.style(name.ljust(width), fg="cyan") + "  " + value)
+        click.echo(click.style(name.ljust(width), fg="cyan") + "  " + format_text(value))
 
 
 Tell = Callable[[str], None]
@@ -116,7 +117,11 @@ def format_size(size_bytes: int) -> str:
 
 def format_path(path: bytes) -> str:
     """Return *path* for one line: what is no text, or would move the cursor, is escaped."""
-    text = path.decode("utf-8", "backslashreplace")
+    return format_text(path.decode("utf-8", "backslashreplace"))
+
+
+def format_text(text: str) -> str:
+    """Return *text*, which anybody may have written, for one line, as `format_path` does."""
     if text.isprintable():
         return text
     return "".join(

@@ -43,6 +43,7 @@ __all__ = [
     "connect",
     "connect_anyhow",
     "create_pond",
+    "find_named",
     "find_place",
     "load_changes",
     "load_each_last",
@@ -86,8 +87,13 @@ def find_place() -> Place:
 
     ``--pond``, else ``$POND``, else the mount we stand in, else the default store.
     """
-    named = click.get_current_context().find_root().meta.get(__name__)
-    return locate(named, os.environ)
+    return locate(find_named(), os.environ)
+
+
+def find_named() -> str | None:
+    """Return what ``--pond`` says; None without it."""
+    named: str | None = click.get_current_context().find_root().meta.get(__name__)
+    return named
 
 
 def connect_anyhow(place: Place) -> Client | MountClient | None:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pondfs.cli.findings import find_store, raise_verdict, tell_report, telling
+from pondfs.cli.findings import find_store, hush, raise_verdict, tell_report, telling
 from pondfs.cli.output import format_path, print_json, progress
 from pondfs.cli.reach import pond_option, require_pond
 
@@ -37,6 +37,7 @@ def command(store: str | None, dry_run: bool, as_json: bool) -> None:
     """
     place = find_store(store)
     require_pond(place.store)
+    hush()
     from pondfs.store.repair import repair_store
 
     with progress("looking at the log") as tell:

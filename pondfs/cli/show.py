@@ -13,6 +13,7 @@ from pondfs.cli.output import (
     format_local,
     format_path,
     format_size,
+    format_text,
     print_json,
     print_table,
     progress,
@@ -173,7 +174,7 @@ def _heading(version: int, infos: "dict[int, VersionInfo]") -> str:
         newest = max(infos, default=0)
         return f"version {version}, " + ("pending" if version > newest else "pruned")
     text = f"version {version}, {format_local(info.timestamp)}, {info.user}@{info.host}"
-    return f"{text}: {info.message}" if info.message else text
+    return format_text(f"{text}: {info.message}" if info.message else text)
 
 
 def _print_brief(shown: list[Shown], infos: "dict[int, VersionInfo]") -> None:

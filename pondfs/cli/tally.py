@@ -20,6 +20,8 @@ class Tally:
         failed: what could not be read or made, and was left out.
         owners_lost: copies that have another owner.
         xattrs_lost: extended attributes that are missing.
+        rights_lost: set-id bits and attributes with rights that were not taken over from a pond
+            whose owner could not have given them.
     """
 
     def __init__(self) -> None:
@@ -28,6 +30,7 @@ class Tally:
         self.failed: Failures = Failures()
         self.owners_lost = 0
         self.xattrs_lost = 0
+        self.rights_lost = 0
         self._show: Callable[[], None] = lambda: None
 
     def add_file(self) -> None:
@@ -52,6 +55,11 @@ class Tally:
         """Yield what the copies lack, one line each."""
         if self.owners_lost:
             yield f"{format_count(self.owners_lost)} of them had another owner: root keeps owners"
+        if self.rights_lost:
+            yield (
+                f"{format_count(self.rights_lost)} of them had set-id bits or capabilities that "
+                "the pond's owner could not have given: left out"
+            )
         if self.xattrs_lost:
             yield (
                 f"{format_count(self.xattrs_lost)} extended "

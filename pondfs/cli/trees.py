@@ -7,6 +7,7 @@ store is read: what its owner and root may do.
 Paths are bytes from the pond's root, without a leading slash; the root is empty.
 """
 
+import contextlib
 import errno
 import io
 import os
@@ -115,6 +116,19 @@ def mounts_of(place: Place) -> list[Mount]:
     if place.mount is not None:
         return [place.mount]
     return [mount for mount in find_ponds_of(place.store) if "ro" not in mount.options]
+
+
+def voucher_of(place: Place) -> int:
+    """Return the user who can have made up what is in the pond: who has the store, or the mount.
+
+    For root, whose copies have the owners and modes that are told; others' are their own.
+    """
+    if os.geteuid():
+        return os.geteuid()
+    uids = [mount.owner_uid for mount in mounts_of(place)]
+    with contextlib.suppress(FileNotFoundError):  # moved away below its mount
+        uids.append(os.stat(place.store).st_uid)
+    return max(uids)
 
 
 def open_mounted(mount: Mount, at: str | None) -> MountedTree:

@@ -128,6 +128,16 @@ def find_sockets(mountpoint: Path, owner_uid: int) -> Iterator[Path]:
         )
 
 
+def find_all_sockets(uid: int) -> Iterator[Path]:
+    """Yield every control socket of user *uid*, whether anybody listens on it or not."""
+    for directory in _directories(uid):
+        try:
+            if _is_private(directory, uid):
+                yield from (path for path in sorted(directory.glob("*.sock")) if path.is_socket())
+        except OSError:
+            continue
+
+
 def _directories(uid: int) -> Iterator[Path]:
     """Yield the runtime directories to try for *uid*, best first."""
     if uid == 0:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from pondfs.control.client import Client, MountClient
 from pondfs.control.protocol import find_sockets
 from pondfs.errors import DaemonGone, DaemonRefused, NotAPond, NotPermitted
-from pondfs.mountinfo import Mount, find_pond_around, find_pond_at, find_ponds_of
+from pondfs.mountinfo import Mount, find_pond_around, find_pond_at, find_ponds_of, is_believable
 from pondfs.options import default_store, parse_store
 from pondfs.store.existence import is_there
 
@@ -48,18 +48,30 @@ def locate(named: str | None, environ: Mapping[str, str]) -> Place:
     """Return the pond that is *named*: its store, or a place where it is mounted.
 
     None: ``$POND``, else the mount we stand in, else the default store.
+
+    Raises: UsageError; NotPermitted for a mount that says it is of somebody else's store.
     """
     if named is not None or (named := environ.get("POND")):
         path = parse_store(named)
         mount = find_pond_at(path)
-        return Place(path) if mount is None else Place(Path(mount.source), mount)
+        return Place(path) if mount is None else _place_of(mount)
     try:
         here = os.getcwd()
     except OSError:  # removed, or a mount whose daemon is gone
         here = None
     if here is not None and (mount := find_pond_around(here)):
-        return Place(Path(mount.source), mount)
+        return _place_of(mount)
     return Place(default_store(environ))
+
+
+def _place_of(mount: Mount) -> Place:
+    if not is_believable(mount):
+        # What is done to a pond may be done in its store: it must be the one that is looked at.
+        raise NotPermitted(
+            f"user {mount.owner_uid} mounted {mount.mountpoint} and calls it {mount.source}, which "
+            "is another user's: name the pond by its store"
+        )
+    return Place(Path(mount.source), mount)
 
 
 def connect_mount(mount: Mount) -> Client:

@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,9 +56,41 @@ FAREWELL_TIMEOUT_S = 1.0
 """How long leaving may wait for clients that do not read."""
 
 MAX_CONNECTIONS = 64
-"""Further clients wait in the listen queue."""
+"""Clients served at once. For a further one, whoever has been silent the longest is hung up on."""
 
 _UCRED = struct.Struct("3i")
+
+
+class _Client:
+    """A connection, and since when its other end is waited for; None while we are at work."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self.scope = trio.CancelScope()
+        self.silent_since: float | None = trio.current_time()
+
+    async def send(self, data: bytes) -> None:
+        self.silent_since = trio.current_time()
+        await self.stream.send_all(data)
+        self.silent_since = None
+
+    async def receive(self) -> bytes | bytearray:
+        self.silent_since = trio.current_time()
+        chunk = await self.stream.receive_some(65536)
+        self.silent_since = None
+        return chunk
+
+
+def _hang_up_on_one(clients: Set[_Client]) -> None:
+    """Make room: end the connection whose other end has been waited for the longest.
+
+    There is none while all are being answered: then the next waits in the listen queue.
+    """
+    silent = [client for client in clients if client.silent_since is not None]
+    if silent:
+        client = min(silent, key=lambda one: one.silent_since or 0.0)
+        client.silent_since = None  # not twice
+        client.scope.cancel()
 
 
 async def serve(
@@ -84,17 +116,18 @@ async def serve(
         task_status: started once clients can connect.
     Raises: PondLocked if a living daemon answers at *path*; OSError if it can't be bound.
     """
-    connections: set[trio.SocketStream] = set()
+    clients: set[_Client] = set()
     room = trio.Semaphore(MAX_CONNECTIONS)
 
-    async def converse(stream: trio.SocketStream) -> None:
+    async def converse(client: _Client) -> None:
         try:
-            await _converse(stream, hello, handlers)
+            with client.scope:
+                await _converse(client, hello, handlers)
         finally:
             room.release()
-        # Not reached when cancelled: these clients still get the farewell.
-        connections.discard(stream)
-        await stream.aclose()
+        # Not reached when all are cancelled: these clients still get the farewell.
+        clients.discard(client)
+        await trio.aclose_forcefully(client.stream)
 
     with trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         await _bind(listener, path)
@@ -103,12 +136,16 @@ async def serve(
             async with trio.open_nursery() as nursery:
                 task_status.started()
                 while True:
-                    await room.acquire()
-                    stream = trio.SocketStream(await _accept(listener))
-                    connections.add(stream)
-                    nursery.start_soon(converse, stream)
+                    client = _Client(trio.SocketStream(await _accept(listener)))
+                    try:
+                        room.acquire_nowait()
+                    except trio.WouldBlock:
+                        _hang_up_on_one(clients)
+                        await room.acquire()
+                    clients.add(client)
+                    nursery.start_soon(converse, client)
         finally:
-            await _take_leave(connections, farewell)
+            await _take_leave({client.stream for client in clients}, farewell)
             _unlink(path, inode)
 
 
@@ -155,20 +192,21 @@ async def _accept(listener: trio.socket.SocketType) -> trio.socket.SocketType:
 
 
 async def _converse(
-    stream: trio.SocketStream, hello: Callable[[], Message], handlers: Mapping[str, Handler]
+    client: _Client, hello: Callable[[], Message], handlers: Mapping[str, Handler]
 ) -> None:
     """Greet one client and answer it until it goes away."""
+    stream = client.stream
     try:
         pid, uid, _ = _UCRED.unpack(
             stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
         )
         if uid not in (0, os.geteuid()):
             refusal = PermissionError(errno.EPERM, "only the pond's owner and root may ask")
-            await stream.send_all(encode({"id": None, **failure(refusal)}))
+            await client.send(encode({"id": None, **failure(refusal)}))
             return
-        await stream.send_all(encode({"pondfs": PROTOCOL, **hello()}))
+        await client.send(encode({"pondfs": PROTOCOL, **hello()}))
         pending = bytearray()
-        while chunk := await stream.receive_some(65536):
+        while chunk := await client.receive():
             pending += chunk
             while (end := pending.find(b"\n")) >= 0:
                 line = bytes(pending[:end])
@@ -176,13 +214,13 @@ async def _converse(
                 if line.strip():
                     reply, found = await _answer(line, {"uid": uid, "pid": pid}, handlers)
                     if found is None:
-                        await stream.send_all(reply)
+                        await client.send(reply)
                     else:
                         await _send(stream, reply, found)
             if len(pending) > MAX_LINE_BYTES:
                 # Where the next message starts is anybody's guess: answer and hang up.
                 too_long = OSError(errno.EMSGSIZE, f"a line is at most {MAX_LINE_BYTES} bytes")
-                await stream.send_all(encode({"id": None, **failure(too_long)}))
+                await client.send(encode({"id": None, **failure(too_long)}))
                 return
     except (trio.BrokenResourceError, trio.ClosedResourceError):
         log.debug("a control client went away")

@@ -22,7 +22,7 @@ from pondfs.vfs.attr import Change
 from pondfs.vfs.base import Caller
 from pondfs.vfs.namespace import Listing
 from pondfs.vfs.nodes import Node
-from pondfs.vfs.past import CONTROL, TAGS, TEXTS, VERSIONS
+from pondfs.vfs.past import AS_THE_ROOT, CONTROL, TAGS, TEXTS, VERSIONS
 from pondfs.vfs.past_history import HISTORY, is_history
 from pondfs.vfs.vfs import Vfs
 
@@ -70,16 +70,19 @@ class Operations(pyfuse3.Operations):
         await past.ready(parent_inode)
         node = self._vfs.lookup(NodeId(parent_inode), name)
         if node is not None:
-            entry = self._entry(node)
-            if node.id in (TAGS, HISTORY):
-                entry.attr_timeout = 0  # it shows whom the live root lets in
-            return entry
+            return self._past_entry(node)
         node = await past.lookup(parent_inode, name)
         if node is None:
             return self._nothing
         entry = self._entry(node)
         if not past.is_fixed(parent_inode, name):
             entry.entry_timeout = 0
+        return entry
+
+    def _past_entry(self, node: Node) -> EntryAttributes:
+        entry = self._entry(node)
+        if node.id == HISTORY or node.id in AS_THE_ROOT:
+            entry.attr_timeout = 0  # it shows whom the live root lets in
         return entry
 
     def _history_entry(self, node: Node) -> EntryAttributes:
@@ -165,8 +168,8 @@ class Operations(pyfuse3.Operations):
 
     @answers
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        vfs, entry_of = self._vfs, self._entry
-        listing = self._listings[fh]
+        vfs, listing = self._vfs, self._listings[fh]
+        entry_of = self._entry if listing.node.id < PAST else self._past_entry
         if is_history(listing.node.id):
             await self._list_history(listing, start_id, token)
             return
@@ -240,7 +243,7 @@ class Operations(pyfuse3.Operations):
         if inode >= PAST:
             await self._vfs.past.ready(inode)
         node = self._vfs.getattr(NodeId(inode))
-        return self._history_entry(node) if is_history(inode) else self._entry(node)
+        return self._history_entry(node) if is_history(inode) else self._past_entry(node)
 
     @answers
     async def setattr(

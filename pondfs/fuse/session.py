@@ -158,11 +158,17 @@ class Session:
         source = os.fspath(options.store).replace("\\", "\\\\").replace(",", "\\,")
         chosen = {"default_permissions", "subtype=pond", _Bytes(f"fsname={source}")}
         if os.geteuid() == 0:
-            # As for any filesystem that root mounts: mount(8)'s defaults.
-            chosen |= {"suid", "dev"}
+            # As for any filesystem that root mounts: mount(8)'s defaults. But who owns the store
+            # can write any row into it, a set-user-id file of root's as well.
+            ours = os.stat(options.store)
+            chosen |= (
+                {"nosuid", "nodev"} if ours.st_uid or ours.st_mode & 0o022 else {"suid", "dev"}
+            )
         for option in options.kernel:
-            if option in ("nosuid", "nodev"):
-                chosen.discard(option.removeprefix("no"))
+            # As asked: root may say that it trusts that owner.
+            if option in ("nosuid", "nodev", "suid", "dev"):
+                name = option.removeprefix("no")
+                chosen -= {name, f"no{name}"}
             chosen.add(option)
         if options.ro:
             chosen.add("ro")

@@ -17,12 +17,13 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.fs as fs
 
-from pondfs.errors import StoreDamaged
 from pondfs.query.dataset import Ask, Filter, Piece, batches_of
 from pondfs.query.pond import Pond
 from pondfs.store.content import DataFile
 from pondfs.store.rowcache import CACHED_SCHEMA, Place
+from pondfs.store.scan import damage_of
 from pondfs.store.schema import SCHEMA, STATISTICS
+from pondfs.store.seal import check_footer
 
 PENDING = "pending"
 _MARK = pa.field(PENDING, pa.bool_(), False)
@@ -90,7 +91,10 @@ class Oplog:
         self._files = {file.path: file for file in files}
         form = ds.ParquetFileFormat(
             default_fragment_scan_options=ds.ParquetFragmentScanOptions(
-                use_buffered_stream=True, buffer_size=_BUFFER_BYTES, pre_buffer=False
+                use_buffered_stream=True,
+                buffer_size=_BUFFER_BYTES,
+                pre_buffer=False,
+                page_checksum_verification=True,
             )
         )
         disk = fs.LocalFileSystem()
@@ -165,7 +169,8 @@ class Oplog:
         rows = ask.batch_rows
         if file.row_count and ("content" in ask.columns or _mentions(ask.filter, ("content",))):
             rows = min(rows, max(1, _BATCH_BYTES * file.row_count // file.size))
-        try:
+        with damage_of(file):
+            check_footer(file.path)
             groups = fragment.num_row_groups
             needed = fragment
             if ask.filter is not None:
@@ -182,12 +187,6 @@ class Oplog:
                 fragment_readahead=_READAHEAD,
                 use_threads=False,
             ).to_batches()
-        except FileNotFoundError:
-            raise StoreDamaged(f"data file {file.path} is gone: restore it from a backup") from None
-        except (pa.ArrowInvalid, pa.ArrowKeyError, pa.ArrowTypeError) as error:
-            raise StoreDamaged(
-                f"data file {file.path} is damaged ({error}): restore it from a backup"
-            ) from error
 
 
 def _bind(read: Any, lot: list[Any], only: Filter, stats: Stats) -> Piece:

@@ -6,8 +6,8 @@ No trio: everything here blocks and is called from threads. In reading order:
 
 - ``schema``: the table's columns, each explained
 - ``rows``: row records to encoded columns
-- ``thrift`` ``parquet`` ``datafile``: encoded columns to one Parquet file, and where each content
-  lies in it
+- ``thrift`` ``parquet`` ``seal`` ``datafile``: encoded columns to one Parquet file, and where each
+  content lies in it
 - ``commit`` ``publish``: one log entry, whole and durable or not there; trying until it is
 - ``deltalog`` ``checkpoint``: reading the log, checking that it is whole; keeping it short
 - ``table``: creating and opening the table; what a crash left
@@ -37,7 +37,8 @@ No trio: everything here blocks and is called from threads. In reading order:
   putting together; ``prune_files`` ``compact_files`` ``rewrite`` ``request``: new files, clustered;
   ``prune_swap``: one log entry that puts those in the place of the old ones; ``compact_worker``:
   the process that compacts beside a mount
-- ``damage``: which data file is damaged; ``existence``: what is there, on a disk that fails;
+- ``check``: every invariant of all that; ``repair_plan`` ``repair``: mending what it found
+- ``damage``: which data file it was; ``existence``: what is there, on a disk that fails;
   ``faults``: named points where tests break things; ``memory``: giving it back
 
 Importing the package itself is cheap: pyarrow comes with the first use (0.2 s).

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pondfs.errors import StoreDamaged
+from pondfs.store import seal
 from pondfs.store.datafile import unlink_quietly
 from pondfs.store.deltalog import (
     LAST_CHECKPOINT,
@@ -98,8 +99,10 @@ def write_checkpoint(log_dir: str, snapshot: Snapshot) -> bool:
     table = pa.Table.from_arrays(columns, schema=_SCHEMA)
     name = checkpoint_name(snapshot.version)
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", store_schema=False)
-    data = sink.getvalue()
+    with pq.ParquetWriter(sink, _SCHEMA, compression="zstd", store_schema=False) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({"pondfs": seal.unsealed().decode()})
+    data = seal.seal_all(sink.getvalue().to_pybytes())
 
     def check(path: str) -> None:
         """Read it back before anybody else can: it is believed over the entries it covers."""
@@ -162,6 +165,10 @@ def _maps(body: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)  # whoever runs us may have any umask
+
+
 def _put_file(
     log_dir: str, name: str, data: Any, check: Callable[[str], None] = lambda path: None
 ) -> None:
@@ -169,7 +176,7 @@ def _put_file(
     # Readers take no name with a leading dot for theirs; opening sweeps it up after a crash.
     temporary = os.path.join(log_dir, f".{name}.{uuid.uuid4()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "xb", opener=_private) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

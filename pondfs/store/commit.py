@@ -17,7 +17,6 @@ Source: Delta protocol, "Delta Log Entries"; open(2) O_TMPFILE; linkat(2).
 """
 
 import errno
-import json
 import os
 import time
 import uuid
@@ -33,10 +32,10 @@ from pondfs.store.content import DataFile
 from pondfs.store.datafile import unlink_quietly
 from pondfs.store.deltalog import (
     APP_ID,
-    FACTS,
     Action,
     BadEntryError,
     check_protocol,
+    encode_entry,
     entry_name,
     read_entry,
 )
@@ -44,7 +43,7 @@ from pondfs.store.faults import fault
 from pondfs.store.rows import summary_facts
 
 # Filesystems without O_TMPFILE say one of these (EISDIR: kernels that do not know the flag).
-_NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
+NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 
 
 def entry(cut: Cut, files: Iterable[DataFile], first_version: Version | None = None) -> bytes:
@@ -53,7 +52,7 @@ def entry(cut: Cut, files: Iterable[DataFile], first_version: Version | None = N
     With *first_version* they hold the versions from that one up to the cut's.
     """
     now_ms = time.time_ns() // 1_000_000
-    # What `log` shows, so that it need not open data files; and how long the entry is.
+    # What `log` shows, so that it need not open data files.
     facts: dict[str, Any] = {
         "version": cut.version,
         "time_ns": cut.time_ns,
@@ -68,15 +67,12 @@ def entry(cut: Cut, files: Iterable[DataFile], first_version: Version | None = N
         "operationParameters": {"mode": "Append"},
         "isBlindAppend": True,
         "engineInfo": f"pondfs/{__version__}",
-        FACTS: facts,
     }
     actions: list[Action] = [
-        {"commitInfo": info},
         {"txn": {"appId": APP_ID, "version": cut.version, "lastUpdated": now_ms}},
     ]
     actions.extend({"add": add_action(file)} for file in files)
-    facts["lines"] = len(actions)
-    return b"".join(json.dumps(a, separators=(",", ":")).encode() + b"\n" for a in actions)
+    return encode_entry(info, facts, actions)
 
 
 def add_action(file: DataFile) -> Action:
@@ -103,7 +99,7 @@ def put_entry(log_fd: int, log_dir: str, number: int, data: bytes) -> None:
         fd = os.open(log_dir, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
         temporary = None
     except OSError as error:
-        if error.errno not in _NO_TMPFILE:
+        if error.errno not in NO_TMPFILE:
             raise
         # No reader takes a name with a leading dot for an entry; opening sweeps it up.
         temporary = f".{number:020d}.{uuid.uuid4()}.tmp"

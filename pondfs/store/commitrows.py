@@ -20,10 +20,11 @@ from pondfs.errors import StoreDamaged
 from pondfs.node import ROOT, Version, format_node_id
 from pondfs.oplog import VersionInfo, info_from_facts
 from pondfs.store.content import UNKNOWN_VERSION, DataFile
-from pondfs.store.damage import damage_of
 from pondfs.store.files import data_files
 from pondfs.store.lock import ReaderLock
 from pondfs.store.rowcache import RowCache
+from pondfs.store.scan import SMALL_FILE_BYTES, damage_of, open_checked
+from pondfs.store.seal import read_of
 from pondfs.store.table import POND_DIR, open_table
 
 _COLUMNS = ("version", "timestamp", "op", "metadata")
@@ -115,16 +116,17 @@ class CommitRows:
     def _read(self, piece: _Piece) -> pa.Table | None:
         """Return the commit rows in a piece; None when it was only looked into."""
         file = piece.file
-        with damage_of(file.path):
+        with damage_of(file):
             if piece.parquet is not None:
                 return self._choose(
                     piece.parquet.read_row_group(piece.group, list(_COLUMNS), use_threads=False)
                 )
             if (cached := self._find_cached(file)) is not None:
                 return self._choose(cached)
-            parquet = pq.ParquetFile(
-                file.path, memory_map=False, pre_buffer=False, page_checksum_verification=True
-            )
+            with open(file.path, "rb", buffering=0) as raw:
+                parquet = open_checked(
+                    *read_of(raw), file, file.path, rows=file.size <= SMALL_FILE_BYTES
+                )
             groups = _root_groups(parquet, file)
             if parquet.metadata.num_row_groups == 1:
                 return self._choose(parquet.read(list(_COLUMNS), use_threads=False))
@@ -192,5 +194,5 @@ def _infos(table: pa.Table) -> list[VersionInfo]:
                 strict=True,
             )
         ]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StoreDamaged(f"a commit row is damaged ({error}): restore from a backup") from error

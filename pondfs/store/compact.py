@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pondfs.errors import StoreDamaged
@@ -27,7 +26,7 @@ from pondfs.store.files import data_files
 from pondfs.store.frames import load_table
 from pondfs.store.layout import find_groups
 from pondfs.store.packing import is_worth
-from pondfs.store.scan import in_order
+from pondfs.store.scan import damage_of, in_order
 from pondfs.store.table import open_table
 
 LARGE_BYTES = 32 << 20
@@ -149,13 +148,8 @@ def would_shrink(file: DataFile) -> bool:
         with contextlib.suppress(StoreDamaged):
             if load_table(raw.fileno(), file.size, file.path) is not None:
                 return False
-        try:
-            with pq.ParquetFile(file.path, memory_map=False) as parquet:
-                groups = [group for group in find_groups(parquet) if group.start >= 0]
-        except (pa.ArrowInvalid, pa.ArrowIOError) as error:
-            raise StoreDamaged(
-                f"data file {file.path} is damaged ({error}): restore it from a backup"
-            ) from error
+        with damage_of(file), pq.ParquetFile(file.path, memory_map=False) as parquet:
+            groups = [group for group in find_groups(parquet) if group.start >= 0]
         sample = b"".join(
             os.pread(raw.fileno(), min(SAMPLE_BYTES, group.stop - group.start), group.start)
             for group in groups[:: 1 + len(groups) // SAMPLES]
@@ -174,13 +168,8 @@ def _find_extent(file: DataFile) -> _Extent | None:
     """
     if file.size < LARGE_BYTES and file.min_version == file.max_version:
         return None
-    try:
-        with pq.ParquetFile(file.path, memory_map=False) as parquet:
-            metadata = parquet.metadata
-    except (pa.ArrowInvalid, pa.ArrowIOError) as error:
-        raise StoreDamaged(
-            f"data file {file.path} is damaged ({error}): restore it from a backup"
-        ) from error
+    with damage_of(file), pq.ParquetFile(file.path, memory_map=False) as parquet:
+        metadata = parquet.metadata
     column = metadata.schema.names.index("part_id")
     bounds = [
         metadata.row_group(number).column(column).statistics

@@ -21,6 +21,7 @@ import threading
 import time
 from typing import Any, NoReturn
 
+from pondfs.confine import keep_memory_private
 from pondfs.errors import PondError
 from pondfs.store.compact import make_plan
 from pondfs.store.compact_files import write_files
@@ -37,6 +38,7 @@ _IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "riscv64": 30}
 
 def main() -> None:
     """Compact once."""
+    keep_memory_private()
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _step_back()

@@ -15,15 +15,15 @@ import os
 import threading
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Container, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Container, Sequence
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pondfs.errors import StoreDamaged
 from pondfs.extent import Content
-from pondfs.store.damage import damage_of, naming
+from pondfs.store.damage import naming
 from pondfs.store.decode import AT_ONCE, OpenFile, PackedFile
 from pondfs.store.framecache import FrameCache
 from pondfs.store.frames import load_table
@@ -31,6 +31,7 @@ from pondfs.store.layout import FileBytes, Group, find_groups
 from pondfs.store.pages import Positions, locate_values
 from pondfs.store.pread import Piece, Source, fill, fill_nowait, read_run, read_soon
 from pondfs.store.schema import CONTENT
+from pondfs.store.seal import find_seal, read_of
 from pondfs.store.sums import load_sums
 
 CACHE_BYTES = 64 << 20
@@ -43,6 +44,9 @@ SMALL_READ_BYTES = 64 << 10
 """Up to this a read waits a moment for the disk on the spot before it goes through a thread."""
 
 UNKNOWN_VERSION = 1 << 62
+
+OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+"""A symlink is no data file of ours, see `table`."""
 
 
 _NO_LENGTHS: Positions = np.empty(0, np.int64)
@@ -114,7 +118,7 @@ class Handle:
 
     def __init__(self, path: str) -> None:
         """Open it. Raises: OSError; StoreDamaged."""
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, OPEN)
         self.open = OpenFile(fd)
         self.fd = fd
         with naming(path):
@@ -413,10 +417,8 @@ class ContentReader:
         if column is None:
             try:
                 # Decoding is serialized: two at once would hold twice the memory.
-                with self._decode_lock, _parquet(file, handle) as parquet:
-                    column = parquet.read_row_group(group, columns=[CONTENT], use_threads=False)[
-                        CONTENT
-                    ]
+                with self._decode_lock:
+                    column = _decode_contents(file, handle, group)
             except BaseException:
                 self._cache.give_up(key)
                 raise
@@ -442,19 +444,29 @@ class ContentReader:
         self._cache.clear()
 
 
-@contextmanager
-def _parquet(file: DataFile, handle: Handle) -> Iterator[pq.ParquetFile]:
-    """Open the Parquet reader on the very file we hold, even if its name is gone meanwhile.
-
-    Raises: StoreDamaged naming the file, also for what is read inside; OSError.
-    """
-    with (
-        damage_of(file.path),
-        pq.ParquetFile(
+def _parquet(file: DataFile, handle: Handle) -> pq.ParquetFile:
+    """Open the Parquet reader on the very file we hold, even if its name is gone meanwhile."""
+    try:
+        find_seal(*read_of(handle.fd), file.path)
+        return pq.ParquetFile(
             f"/proc/self/fd/{handle.fd}", memory_map=False, page_checksum_verification=True
-        ) as parquet,
-    ):
-        yield parquet
+        )
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise StoreDamaged(
+            f"data file {file.path} is damaged ({error}): restore it from a backup"
+        ) from error
+
+
+def _decode_contents(file: DataFile, handle: Handle, group: int) -> pa.ChunkedArray:
+    try:
+        with _parquet(file, handle) as parquet:
+            return parquet.read_row_group(group, columns=[CONTENT], use_threads=False)[CONTENT]
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's own words
+        raise StoreDamaged(
+            f"data file {file.path} is damaged ({error}): restore it from a backup"
+        ) from error
 
 
 def _load_layout(file: DataFile, handle: Handle) -> None:

@@ -161,15 +161,12 @@ class DeltaStore:
             raise NotAPond(f"{store} is no pond: make one with 'pond init {store}'")
         # Everything in `_pond/` can be rebuilt, so it may be missing: a copied table, say.
         pond = os.path.join(store, table.POND_DIR)
-        owner = find_owner(store)
         if not is_there(pond):
-            with acting_as(owner):
+            with acting_as(find_owner(store)):
                 os.makedirs(pond, 0o700, exist_ok=True)
         lock = WriterLock(pond, mountpoint=mountpoint, socket=socket)
         try:
             opened = table.open_table(store, writable=True)
-            if opened.notes and owner is not None:
-                _give_away(os.path.join(pond, table.SET_ASIDE_DIR), owner)
             commit.sweep_temporaries(os.path.join(store, LOG_DIR))
             with no_readers(pond):
                 pass  # makes the file that readers lock
@@ -405,7 +402,11 @@ class DeltaStore:
 
     def list_versions(self) -> list[VersionInfo]:
         """Return all versions, newest first."""
-        return read_versions(self.path)
+        found = read_versions(self.path)
+        if self.notes and self._lock is None:
+            # The newest log entry is there still, but we opened without it.
+            return [info for info in found if info.version <= self._version]
+        return found
 
     def check_loose(self, files: Sequence[str]) -> None:
         """Refuse what is no data file without a version. See `interfaces.Store.check_loose`."""
@@ -560,12 +561,6 @@ class DeltaStore:
             self._lock.release()
         if self._reading is not None:
             self._reading.release()
-
-
-def _give_away(directory: str, owner: tuple[int, int]) -> None:
-    for path, _, names in os.walk(directory):
-        for name in ("", *names):
-            os.chown(os.path.join(path, name), *owner, follow_symlinks=False)
 
 
 def _first_cut() -> Cut:

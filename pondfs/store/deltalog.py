@@ -13,6 +13,8 @@ import json
 import logging
 import os
 import re
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
@@ -24,13 +26,15 @@ log = logging.getLogger("pondfs.store")
 LOG_DIR = "_delta_log"
 APP_ID = "pondfs"
 FACTS = "pondfs"
-"""Key in our commitInfo: version, time, summary, and how many lines the entry has, to recognize
-one that was cut off."""
+"""Key in our commitInfo: a checksum, version, time, summary, and how many lines the entry has."""
 
 LAST_CHECKPOINT = "_last_checkpoint"
 """Names the newest checkpoint, so that readers need not look for it."""
 
 Action = dict[str, Any]
+
+_SUM_BEGIN = b'{"commitInfo":{"' + FACTS.encode() + b'":{"crc":"'
+_SUM_BYTES = 8
 
 _ENTRY = re.compile(r"^(\d{20})\.json$")
 _CHECKPOINT = re.compile(r"^(\d{20})\.checkpoint\.parquet$")
@@ -83,7 +87,7 @@ class Snapshot:
         for action in actions:
             for kind, body in action.items():
                 if kind == "add":
-                    name = unquote(body["path"])
+                    name = file_name(body)
                     if body.get("deletionVector"):
                         raise StoreDamaged(
                             f"data file {name} has a deletion vector, which no pond has"
@@ -91,7 +95,7 @@ class Snapshot:
                     self.adds[name] = body
                     self.removes.pop(name, None)
                 elif kind == "remove":
-                    name = unquote(body["path"])
+                    name = file_name(body)
                     self.adds.pop(name, None)
                     self.removes[name] = body
                 elif kind == "txn":
@@ -104,6 +108,27 @@ class Snapshot:
                 elif kind not in ("commitInfo", "cdc"):
                     self.unknown.add(kind)
         self.version = version
+
+
+def file_name(action: Action) -> str:
+    """Return the data file that an add or remove action is about: a name in the store's directory.
+
+    The protocol allows any path and URL. A pond has all its files beside each other, and is read,
+    compacted and pruned by whoever opens it: an entry that somebody made up must lead to no other
+    file of that user's.
+
+    Raises: StoreDamaged.
+    """
+    path = action.get("path")
+    if not isinstance(path, str):
+        raise StoreDamaged(f"the log names a data file that has no path but {path!r}")
+    name = unquote(path)
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise StoreDamaged(
+            f"the log names {path!r}, which is no file in the store's own directory: nothing of it "
+            "is read; restore the pond from a backup"
+        )
+    return name
 
 
 def check_protocol(protocol: Action) -> None:
@@ -164,9 +189,39 @@ def read_entry(log_dir: str, version: int) -> list[Action]:
         reason to call the entry bad).
     """
     with open(os.path.join(log_dir, entry_name(version)), "rb") as file:
-        data = file.read()
+        return decode_entry(file.read())
+
+
+def encode_entry(info: Action, facts: Action, actions: Sequence[Action]) -> bytes:
+    """Return the bytes of a log entry of ours: *info* is its commitInfo, *facts* what we add to it.
+
+    Its first bytes hold the CRC-32 of all others: a digit that another took the place of is still
+    JSON, and would be believed.
+    """
+    facts = {"crc": "0" * _SUM_BYTES, **facts, "lines": len(actions) + 1}
+    lines = [{"commitInfo": {FACTS: facts, **info}}, *actions]
+    data = b"".join(json.dumps(a, separators=(",", ":")).encode() + b"\n" for a in lines)
+    head, rest = data[: len(_SUM_BEGIN)], data[len(_SUM_BEGIN) + _SUM_BYTES :]
+    assert head == _SUM_BEGIN
+    return head + _checksum(rest) + rest
+
+
+def _checksum(rest: bytes) -> bytes:
+    return b"%08x" % zlib.crc32(rest)
+
+
+def decode_entry(data: bytes) -> list[Action]:
+    """Return the actions of a log entry.
+
+    Raises: BadEntryError when it is not whole.
+    """
     if not data:
         raise BadEntryError("it is empty")
+    is_summed = data.startswith(_SUM_BEGIN)
+    if is_summed:
+        stop = len(_SUM_BEGIN) + _SUM_BYTES
+        if data[len(_SUM_BEGIN) : stop] != _checksum(data[stop:]):
+            raise BadEntryError("it has another checksum than it says")
     lines = data.split(b"\n")
     if not lines[-1]:
         lines.pop()
@@ -174,12 +229,16 @@ def read_entry(log_dir: str, version: int) -> list[Action]:
     for number, line in enumerate(lines, 1):
         try:
             action = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise BadEntryError(f"line {number} is no JSON") from None
-        if not isinstance(action, dict):
+        # What has the right checksum is as we wrote it.
+        if not is_summed and not _is_action(action):
             raise BadEntryError(f"line {number} is no action")
         actions.append(action)
-    expected = actions[0].get("commitInfo", {}).get(FACTS, {}).get("lines")
+    facts = actions[0].get("commitInfo", {}).get(FACTS) or {}
+    if not isinstance(facts, dict):
+        raise BadEntryError("line 1 is no action")
+    expected = facts.get("lines")
     if expected is not None and expected != len(actions):
         raise BadEntryError(f"it has {len(actions)} of {expected} lines")
     return actions
@@ -198,6 +257,38 @@ def read_snapshot(log_dir: str, up_to: int | None = None) -> Snapshot:
             # Cleaned up under our eyes; or a list made while entries came, which may lack some.
             continue
     raise StoreDamaged(_missing(log_dir, up_to))
+
+
+_FIELDS: dict[str, dict[str, type]] = {
+    "add": {"path": str, "size": int, "modificationTime": int},
+    "remove": {"path": str},
+    "txn": {"appId": str, "version": int},
+    "metaData": {"id": str, "schemaString": str},
+    "protocol": {"minReaderVersion": int, "minWriterVersion": int},
+}
+"""What we take from actions without asking whether it is there; the protocol demands all of it."""
+
+
+def _is_action(action: Any) -> bool:
+    """Return whether this may be a line of a log entry, whoever wrote it."""
+    if not isinstance(action, dict) or not all(isinstance(b, dict) for b in action.values()):
+        return False
+    for kind, body in action.items():
+        for name, wanted in _FIELDS.get(kind, {}).items():
+            if not isinstance(body.get(name), wanted):
+                return False
+    return _has_stats(action.get("add") or {})
+
+
+def _has_stats(add: Action) -> bool:
+    """Return whether a data file's statistics, if it has any, can be read."""
+    try:
+        stats = json.loads(add.get("stats") or "{}")
+        bounds = [stats.get(name) or {} for name in ("minValues", "maxValues")]
+        numbers = [stats.get("numRecords"), *(bound.get("version") for bound in bounds)]
+    except (TypeError, ValueError, AttributeError, RecursionError):
+        return False
+    return all(number is None or isinstance(number, int) for number in numbers)
 
 
 class _ChangedError(Exception):
@@ -288,20 +379,25 @@ class BadHeadError(Exception):
         self.reason = reason
 
 
-def read_checkpoint(source: Any, name: str) -> Snapshot:
-    """Return what a checkpoint holds. *source*: a path, or an open Arrow file.
+def read_checkpoint(path: str, name: str) -> Snapshot:
+    """Return what the checkpoint *name*, to be found at *path*, holds.
 
     Raises: StoreDamaged when it is not whole.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from pondfs.store.seal import check_body, find_seal
+
     try:
-        with pq.ParquetFile(source) as file:
+        with open(path, "rb") as raw:
+            data = raw.read()
+        seal = find_seal(lambda at, length: data[at : at + length], len(data), name)
+        if seal is not None:
+            check_body(lambda at, length: data[at : at + length], seal, (), name)
+        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
             table = file.read(use_threads=False)
-    except (pa.ArrowInvalid, pa.ArrowIOError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
+    except (pa.ArrowException, UnicodeDecodeError) as error:
         raise StoreDamaged(f"checkpoint {name} is damaged ({error})") from error
     actions: list[Action] = []
     for kind in table.column_names:
@@ -321,7 +417,10 @@ def read_checkpoint(source: Any, name: str) -> Snapshot:
             }
             actions.append({kind: body})
     snapshot = Snapshot()
-    snapshot.apply(int(name.partition(".")[0]), actions)
+    try:
+        snapshot.apply(int(name.partition(".")[0]), actions)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StoreDamaged(f"checkpoint {name} is damaged ({error!r})") from error
     snapshot.checkpoint = snapshot.version
     if not snapshot.metadata or not snapshot.protocol:
         raise StoreDamaged(f"checkpoint {name} has no table in it")

@@ -7,9 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pondfs.errors import StoreDamaged
 from pondfs.node import ROOT
 from pondfs.store.history import History, Places, last_of, places_of
-from pondfs.store.image import Columns, Ints, split_names
+from pondfs.store.image import Columns, Ints, are_names, split_names
 
 log = logging.getLogger("pondfs.store")
 
@@ -66,6 +67,7 @@ def lay_entries(
         entry_rows: the last rows about entries that are there, oldest first.
         gone: the base's entries that are no more, as of `find_gone`.
         node_rows: the last rows with the attributes of live nodes.
+    Raises: StoreDamaged for what can be no name.
     """
     stayed = np.delete(np.arange(len(base.entry_dirs)), gone)
     dirs = np.concatenate(
@@ -94,10 +96,16 @@ def lay_entries(
     names = names_of(rows, entry_rows)
     if len(stayed):
         names = pa.concat_arrays([base.name_array().take(pa.array(stayed)), names])
+    split = split_names(names.take(pa.array(keep)))
+    if not are_names(split["names"], split["name_ends"]):
+        raise StoreDamaged(
+            "the table has a name that no file can have (with a slash or a NUL in it, '.', '..', "
+            "empty or too long): who wrote it was no pondfs; restore the pond from a backup"
+        )
     return {
         "entry_dirs": dirs[keep],
         "entry_nodes": nodes[keep],
-        **split_names(names.take(pa.array(keep))),
+        **split,
         "parents": parents,
     }
 

@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from pondfs.node import ROOT, Version
 from pondfs.store.content import UNKNOWN_VERSION, DataFile
-from pondfs.store.image import ATTRS, Blob, Columns, Ints, TableImage
+from pondfs.store.image import ATTRS, Blob, Columns, Ints, TableImage, are_names
 from pondfs.store.records import TROUBLE, BadRecordError, Kind, map_records, replace, write_record
 from pondfs.store.table import POND_DIR
 
@@ -59,6 +59,17 @@ def load(
     except TROUBLE as error:
         log.warning("%s is not used, the oplog is read instead: %s", path, error)
         return None
+
+
+def find_trouble(store: str, files: Sequence[DataFile]) -> str:
+    """Return what is wrong with the file; "" when it is as it was written, or not there."""
+    try:
+        _load(path_of(store), files, None)
+    except FileNotFoundError:
+        return ""
+    except TROUBLE as error:
+        return str(error)
+    return ""
 
 
 def _load(
@@ -107,7 +118,7 @@ def _load(
 
 
 def _check(columns: Columns, files: int) -> None:
-    """Refuse what would lead astray. 2 ms for a million nodes. Raises: BadRecordError."""
+    """Refuse what would lead astray. 5 ms for a million nodes. Raises: BadRecordError."""
     c = columns
     nodes = len(c.ids)
     ends = c.name_ends
@@ -123,6 +134,7 @@ def _check(columns: Columns, files: int) -> None:
         and 0 == ends[0]
         and (ends[1:] > ends[:-1]).all()
         and ends[-1] <= len(c.names)
+        and are_names(c.names, ends)
         and all(0 <= place < nodes for place in (*c.targets, *c.metadata))
     )
     if not is_sound:

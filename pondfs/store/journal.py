@@ -35,7 +35,7 @@ from pondfs.node import FILE_TYPES, Version
 from pondfs.oplog import Cut, Row, Summary
 from pondfs.store.datafile import unlink_quietly
 from pondfs.store.faults import fault
-from pondfs.store.lock import acting_as, find_owner
+from pondfs.store.lock import acting_as, find_owner, open_own
 from pondfs.store.row_tables import decode, record_of
 from pondfs.store.rows import commit_row
 from pondfs.store.scan import FOLD_COLUMNS
@@ -117,8 +117,7 @@ class Journal:
             unlink_quietly(self._path)
 
     def _open(self) -> None:
-        with acting_as(find_owner(self._store)):
-            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = open_own(self._path, os.O_RDWR | os.O_CREAT)
         try:
             self._size = os.fstat(fd).st_size
             # Its name, too, must be there after a power cut, and that of the directory it is in.
@@ -263,7 +262,7 @@ def _versions_behind(data: memoryview, start: int, table: bytes) -> Iterator[int
     whole = bytes(data[start:])
     at = -1
     while (at := whole.find(_MAGIC, at + 1)) >= 0:
-        if at % _ALIGNED_BYTES == 0 and (record := _record(data, start + at, table)):
+        if record := _record(data, start + at, table):
             yield record[0]
 
 

@@ -7,14 +7,16 @@ And on whose behalf: what root makes in somebody else's store belongs to that so
 """
 
 import ctypes
+import errno
 import fcntl
 import json
 import os
 import socket as _socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pondfs.errors import PondLocked
+from pondfs.errors import NotPermitted, PondLocked
 
 LOCK_FILE = "lock"
 READERS_FILE = "readers"
@@ -133,19 +135,62 @@ def rewriting(pond_dir: str, *, wait: bool) -> Iterator[bool]:
 
 
 def _open_lock(pond_dir: str, name: str) -> int:
-    path = os.path.join(pond_dir, name)
-    flags = os.O_RDWR | os.O_CLOEXEC
+    return open_own(os.path.join(pond_dir, name), os.O_RDWR | os.O_CREAT)
+
+
+def open_own(path: str, flags: int) -> int:
+    """Open a file in a pond's ``_pond/``, as the owner of the store could; made, it is theirs.
+
+    Root works in stores of users whom it need not trust: a symlink that one of them puts in the
+    place of a lock must not have root write to what it leads to. So it is opened with their
+    rights, and what is no regular file is refused. What root made where they can't write is root's.
+
+    Raises: OSError as the system says, ELOOP for what is no regular file; NotPermitted as
+        `find_owner`.
+    """
+    flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    owner = find_owner(os.path.dirname(os.path.dirname(os.path.abspath(path))))
     try:
-        return os.open(path, flags)
-    except FileNotFoundError:
-        with acting_as(find_owner(os.path.dirname(os.path.abspath(pond_dir)))):
-            return os.open(path, flags | os.O_CREAT, 0o600)
+        with acting_as(owner):
+            fd = os.open(path, flags, 0o600)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise _no_file(path) from None
+        if owner is None or error.errno != errno.EACCES:
+            raise
+        return _open_of_root(path, flags)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise _no_file(path)
+    return fd
+
+
+def _open_of_root(path: str, flags: int) -> int:
+    """Open what root made before, where the store's owner may write by now."""
+    fd = os.open(path, flags & ~(os.O_CREAT | os.O_TRUNC))
+    found = os.fstat(fd)
+    # With a second name, or where everybody makes files, it may be one of the system.
+    is_ours = found.st_uid == os.geteuid() and found.st_nlink == 1
+    is_open = os.stat(os.path.dirname(path)).st_mode & 0o022
+    if not stat.S_ISREG(found.st_mode) or not is_ours or is_open:
+        os.close(fd)
+        raise _no_file(path)
+    if flags & os.O_TRUNC:
+        os.ftruncate(fd, 0)
+    return fd
+
+
+def _no_file(path: str) -> OSError:
+    return OSError(errno.ELOOP, "it is no file of this pond: look at it, and move it away", path)
 
 
 def find_owner(store: str) -> Owner | None:
     """Return on whose behalf root has to make files in *store*; None when on its own.
 
     Other users make theirs, and so does root where the owner could not write either.
+
+    Raises: NotPermitted where that is so because the owner made a link to somebody else's
+        directory.
     """
     if os.geteuid():
         return None
@@ -153,13 +198,23 @@ def find_owner(store: str) -> Owner | None:
     owner = (found.st_uid, found.st_gid)
     if not found.st_uid:
         return None
+    closed = ""
     with acting_as(owner):
         for name in ("", "_delta_log", "_pond"):
             path = os.path.join(store, name)
             # What is not there can be made if the first may be written.
             if os.path.exists(path) and not os.access(path, os.W_OK | os.X_OK, effective_ids=True):
-                return None
-    return owner
+                closed = path
+                break
+    if not closed:
+        return owner
+    link = os.lstat(closed)
+    if stat.S_ISLNK(link.st_mode) and link.st_uid:
+        raise NotPermitted(
+            f"{closed} is a symlink of user {link.st_uid} to a directory where user {owner[0]} "
+            "may not write: root follows only its own"
+        )
+    return None
 
 
 @contextmanager

@@ -62,7 +62,10 @@ def _from_entries(store: str, limit: int | None) -> tuple[list[VersionInfo], Ver
         try:
             actions = read_entry(log_dir, number)
         except BadEntryError:
-            continue  # a commit that did not happen; or damage, which opening reports
+            if number == last_entry:
+                continue  # a commit that did not happen
+            # Damage that opening does not see, where a checkpoint covers it: the rows are there.
+            break
         except FileNotFoundError:
             break  # old ones are removed in time, and with it all before it
         facts = actions[0].get("commitInfo", {}).get(FACTS) or {}

@@ -14,7 +14,6 @@ from dataclasses import asdict
 from typing import BinaryIO
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pondfs.errors import StoreDamaged
@@ -29,7 +28,7 @@ from pondfs.store.image import TableImage
 from pondfs.store.lock import ReaderLock
 from pondfs.store.records import replace
 from pondfs.store.rowcache import RowCache
-from pondfs.store.scan import in_order, read_rows
+from pondfs.store.scan import damage_of, in_order, read_rows
 
 log = logging.getLogger("pondfs.store")
 
@@ -206,17 +205,11 @@ def _live_bytes(image: TableImage) -> int:
 
 
 def _read_content_bytes(file: DataFile) -> int:
-    try:
-        with pq.ParquetFile(
-            file.path, memory_map=False, page_checksum_verification=True
-        ) as parquet:
-            lengths = parquet.read(columns=["length"], use_threads=False)["length"]
-    except FileNotFoundError:
-        raise StoreDamaged(f"data file {file.path} is gone: restore it from a backup") from None
-    except (pa.ArrowInvalid, pa.ArrowIOError, KeyError) as error:
-        raise StoreDamaged(
-            f"data file {file.path} is damaged ({error}): restore it from a backup"
-        ) from error
+    with (
+        damage_of(file),
+        pq.ParquetFile(file.path, memory_map=False, page_checksum_verification=True) as parquet,
+    ):
+        lengths = parquet.read(columns=["length"], use_threads=False)["length"]
     return int(lengths.fill_null(0).to_numpy().sum(dtype=np.int64))
 
 

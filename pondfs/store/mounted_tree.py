@@ -1,5 +1,6 @@
 """A tree as the kernel shows it, below a mount: plain system calls, so that permissions count."""
 
+import contextlib
 import errno
 import io
 import os
@@ -13,6 +14,10 @@ from pondfs.store.tree import PIECE_BYTES, NodeStat, Piece, Xattrs, not_a_file, 
 BLOCK_BYTES = 4096
 """The smallest hole that is kept: the mount does not say where holes are."""
 
+_HOLD = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# Without O_NONBLOCK, a pipe would hold us up until somebody writes into it.
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
 _ST_BLOCK_BYTES = 512
 """What st_blocks counts (stat(2))."""
 
@@ -20,7 +25,9 @@ _ST_BLOCK_BYTES = 512
 class MountedTree:
     """A tree below a directory that is held open. Implements `cli.trees.Tree`.
 
-    Held, because ``at/10m-ago`` means another version every second.
+    Held, because ``at/10m-ago`` means another version every second. Every path is walked from there
+    name by name, and no symlink is followed: whoever may write in the tree could put one in the
+    place of a directory between two looks, and have root read what that user can't.
 
     Attributes:
         label: how messages call it.
@@ -36,7 +43,8 @@ class MountedTree:
     def lstat(self, path: bytes) -> NodeStat:
         """Return what is at *path*."""
         try:
-            return _stat(os.stat(path or b".", dir_fd=self._fd, follow_symlinks=False))
+            with self._above(path) as (above, name):
+                return _stat(os.stat(name, dir_fd=above, follow_symlinks=False))
         except OSError as error:
             raise self._why(error, path) from None
 
@@ -44,7 +52,10 @@ class MountedTree:
         """Return a directory's names and what they are, sorted."""
         found = []
         try:
-            fd = os.open(path or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._fd)
+            with self._above(path) as (above, name):
+                fd = os.open(
+                    name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above
+                )
         except OSError as error:
             raise self._why(error, path) from None
         try:
@@ -65,7 +76,8 @@ class MountedTree:
     def readlink(self, path: bytes) -> bytes:
         """Return a symlink's target."""
         try:
-            return os.readlink(path, dir_fd=self._fd)
+            with self._above(path) as (above, name):
+                return os.readlink(name, dir_fd=above)
         except OSError as error:
             if error.errno == errno.EINVAL:
                 raise _became_another(path) from None
@@ -73,12 +85,13 @@ class MountedTree:
 
     def xattrs(self, path: bytes) -> Xattrs:
         """Return the extended attributes; none where the mount has none."""
-        # There are no such calls relative to a directory.
-        whole = b"/proc/self/fd/%d/%s" % (self._fd, path)
         found: Xattrs = {}
         try:
-            for name in os.listxattr(whole, follow_symlinks=False):
-                found[os.fsencode(name)] = os.getxattr(whole, name, follow_symlinks=False)
+            with self._above(path) as (above, last):
+                # There are no such calls relative to a directory.
+                whole = b"/proc/self/fd/%d/%s" % (above, last)
+                for name in os.listxattr(whole, follow_symlinks=False):
+                    found[os.fsencode(name)] = os.getxattr(whole, name, follow_symlinks=False)
         except OSError as error:
             if error.errno in (errno.EOPNOTSUPP, errno.ENODATA):
                 return found
@@ -91,10 +104,8 @@ class MountedTree:
         The mount does not say where holes are; a file that has some is searched for zeros.
         """
         try:
-            # Without O_NONBLOCK, a pipe that took the file's place would hold us up.
-            fd = os.open(
-                path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._fd
-            )
+            with self._above(path) as (above, name):
+                fd = os.open(name, _READ, dir_fd=above)
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.ENXIO):
                 raise _became_another(path) from None
@@ -119,12 +130,8 @@ class MountedTree:
         Raises: NoSuchPath; UsageError for anything but a regular file of this mount; OSError.
         """
         try:
-            # Without O_NONBLOCK, a pipe would hold us up until somebody writes into it.
-            fd = os.open(
-                path or b".",
-                os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC,
-                dir_fd=self._fd,
-            )
+            with self._above(path) as (above, name):
+                fd = os.open(name, _READ, dir_fd=above)
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise UsageError(not_a_file(path, stat.S_IFLNK)) from None
@@ -136,7 +143,7 @@ class MountedTree:
             if not stat.S_ISREG(info.st_mode):
                 raise UsageError(not_a_file(path, info.st_mode))
             if info.st_dev != os.fstat(self._fd).st_dev:
-                # By a symlink on the way, or because something is mounted there.
+                # Something is mounted there.
                 raise UsageError(f"'/{shown(path)}' is no file of {self.label}")
             return io.FileIO(fd)
         except BaseException:
@@ -149,8 +156,24 @@ class MountedTree:
             os.close(self._fd)
             self._fd = -1
 
+    @contextlib.contextmanager
+    def _above(self, path: bytes) -> Iterator[tuple[int, bytes]]:
+        """Hold the directory that *path* is in, and tell its name there; ``.`` for the root."""
+        *directories, name = path.split(b"/")
+        held = self._fd
+        try:
+            for part in directories:
+                inner = os.open(part, _HOLD, dir_fd=held)
+                if held != self._fd:
+                    os.close(held)
+                held = inner
+            yield held, name or b"."
+        finally:
+            if held != self._fd:
+                os.close(held)
+
     def _why(self, error: OSError, path: bytes) -> Exception:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             return NoSuchPath(f"{self.label} has no '/{shown(path)}'")
         # As a command of the system says it: the path, then what is wrong.
         return OSError(error.errno, error.strerror, shown(path) or "/")

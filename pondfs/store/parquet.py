@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from pondfs import __version__
-from pondfs.store.schema import COLUMNS, Column
+from pondfs.store import seal
+from pondfs.store.schema import COLUMNS, CONTENT_INDEX, Column
 from pondfs.store.thrift import BINARY, I16, I32, I64, LIST, STRUCT, TRUE, binary, integer, sequence
 from pondfs.store.thrift import struct as thrift_struct
 
@@ -113,6 +114,7 @@ class ParquetWriter:
         self._write = write
         self._groups: list[_Group] = []
         self.offset = 0
+        self._crc = 0
         self._put([MAGIC])
 
     def write_group(self, rows: int, pages: Sequence[Page]) -> list[int]:
@@ -132,6 +134,8 @@ class ParquetWriter:
                 header = _page_header(count, size, packed_size, crc)
                 parts.append(header)
                 parts.extend(body)
+                if column != CONTENT_INDEX:
+                    self._seal(header, *body)
                 at += len(header)
                 bodies.append(at)
                 at += packed_size
@@ -147,16 +151,22 @@ class ParquetWriter:
     def finish(self, extra: bytes = b"") -> None:
         """Write the footer: without it there is no Parquet file. *extra* comes before it."""
         self._put([extra])
+        self._seal(extra)
         rows = sum(group.rows for group in self._groups)
         footer = thrift_struct(
             (1, I32, integer(2)),
             (2, LIST, _SCHEMA),
             (3, I64, integer(rows)),
             (4, LIST, sequence(STRUCT, map(_row_group, self._groups, range(len(self._groups))))),
-            (6, BINARY, binary(f"pondfs version {__version__}".encode())),
+            (6, BINARY, binary(f"pondfs version {__version__}".encode() + seal.unsealed())),
             (7, LIST, _COLUMN_ORDERS),
         )
+        footer = seal.fill(footer, self._crc)
         self._put([footer, len(footer).to_bytes(4, "little"), MAGIC])
+
+    def _seal(self, *parts: Part) -> None:
+        for part in parts:
+            self._crc = zlib.crc32(part, self._crc)
 
     def _put(self, parts: Sequence[Part]) -> None:
         self._write(parts)

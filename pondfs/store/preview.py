@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pondfs.errors import StoreDamaged
 from pondfs.node import FILE_TYPES, Version
 from pondfs.oplog import Cut, Preview, Row, Summary
 from pondfs.store.content import DataFile
@@ -19,6 +20,7 @@ from pondfs.store.parquet import ParquetWriter, Part
 from pondfs.store.rows import ATTRIBUTES, commit_row, encode
 from pondfs.store.scan import Scan
 from pondfs.store.schema import CONTENT, SCHEMA
+from pondfs.store.table import is_ours
 
 
 def to_table(version: Version, first_seq: int, rows: Sequence[Row]) -> pa.Table:
@@ -82,6 +84,9 @@ def read_pending(store: str | os.PathLike[str], staged: Sequence[str], data: byt
 
 
 def _hold(store: str, name: str) -> DataFile:
+    if not is_ours(name):
+        # The daemon may be another user's, and root the one who asks.
+        raise StoreDamaged(f"the daemon names {name!r} as a data file, which is no name of one")
     file = DataFile(store, name, 0, "", 0)
     file.hold()
     assert file.held is not None

@@ -38,11 +38,11 @@ from pondfs.store.commit import add_action
 from pondfs.store.content import DataFile
 from pondfs.store.deltalog import (
     APP_ID,
-    FACTS,
     LOG_DIR,
     Action,
     BadHeadError,
     Snapshot,
+    encode_entry,
     read_snapshot,
 )
 from pondfs.store.existence import is_there
@@ -361,12 +361,8 @@ def _lines(
         "operationParameters": parameters,
         "isBlindAppend": False,
         "engineInfo": f"pondfs/{__version__}",
-        FACTS: {**facts, "lines": len(actions) + 1},
     }
-    return b"".join(
-        json.dumps(action, separators=(",", ":")).encode() + b"\n"
-        for action in [{"commitInfo": info}, *actions]
-    )
+    return encode_entry(info, facts, actions)
 
 
 def is_done(store: str, files: Sequence[str]) -> bool:

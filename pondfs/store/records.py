@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from pondfs.store.datafile import unlink_quietly
-from pondfs.store.lock import acting_as, find_owner
+from pondfs.store.lock import open_own
 
 _HEADER = struct.Struct("<8sIIQ")  # magic, format, checksum, bytes that follow the 64
 _HEADER_BYTES = 64
@@ -94,18 +94,12 @@ def replace(path: str, write: Callable[[BinaryIO], object]) -> None:
     """Have *write* write a file that then takes the place of *path*, whole."""
     temporary = f"{path}.tmp"
     try:
-        with open(temporary, "w+b", opener=open_private) as file:
+        with open(temporary, "w+b", opener=open_own) as file:
             write(file)
         os.rename(temporary, path)
     except BaseException:
         unlink_quietly(temporary)
         raise
-
-
-def open_private(path: str, flags: int) -> int:
-    """Open a file in a pond's own directory, made as its owner's."""
-    with acting_as(find_owner(os.path.dirname(os.path.dirname(path)))):
-        return os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 def headers(fd: int, end: int, kind: Kind) -> Iterator[tuple[int, int, int]]:

@@ -30,7 +30,7 @@ from pondfs.store.lock import ReaderLock
 from pondfs.store.repair_plan import Plan, make_plan
 from pondfs.store.table import POND_DIR
 
-_MOST_TOLD = 5
+_MOST_TOLD = 2
 """Actions that the version's message names."""
 
 
@@ -88,7 +88,8 @@ def _mend(path: str, plan: Plan, progress: Progress) -> Version | None:
             return None
         late = make_plan(report, tree)
         plan.actions += [action for action in late.actions if action not in plan.actions]
-        for name in {*plan.caches, *late.caches}:
+        caches = {*plan.caches, *late.caches}
+        for name in caches:
             unlink_quietly(os.path.join(path, POND_DIR, name))
         fault("repair:caches")
         version = None
@@ -103,7 +104,7 @@ def _mend(path: str, plan: Plan, progress: Progress) -> Version | None:
             store.checkpoint(now=True)
             _remove_unreadable(path)
             fault("repair:checkpoint")
-        if plan.caches or version is not None:
+        if caches or version is not None:
             store.save_image()
         fault("repair:done")
         return version

@@ -39,7 +39,8 @@ class Plan:
         rows: of the coming version.
         created: how many nodes those make.
         tags: to be taken off.
-        caches: files in ``_pond/`` that are to be made anew.
+        caches: files in ``_pond/`` to be dropped; the image is made anew at once, the cached rows
+            when that is worth it.
         checkpoint: whether to write one.
     """
 
@@ -65,7 +66,7 @@ def make_plan(report: Report, tree: Tree | None) -> Plan:
         plan.tags.append(tag)
     for name, cache in _CACHES.items():
         if name in found:
-            plan.actions.append(f"make _pond/{cache} anew")
+            plan.actions.append(f"drop _pond/{cache}, which is made anew")
             plan.caches.append(cache)
     if any(name in found for name in _CHECKPOINTS):
         plan.actions.append("write a checkpoint of the log")
@@ -203,7 +204,7 @@ class _TreePlan:
             called = settled.call(place)[0]
             if wrong_links[place] and place not in tops and not changed[place]:
                 plan.actions.append(
-                    f"write that {called} has {links[place]} links, not "
+                    f"write that {called} has nlink {links[place]}, not "
                     f"{tree.attrs['nlink'][place]}"
                 )
             if beyond[place]:

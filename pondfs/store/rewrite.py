@@ -22,7 +22,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pondfs import __version__
-from pondfs.errors import StoreDamaged
 from pondfs.extent import Content
 from pondfs.node import Version
 from pondfs.oplog import Row
@@ -43,7 +42,9 @@ from pondfs.store.parquet import Page
 from pondfs.store.request import MOVE, Rewritten, remove_requests
 from pondfs.store.row_tables import decode
 from pondfs.store.rows import Encoded, encode, renumber
+from pondfs.store.scan import damage_of, open_checked
 from pondfs.store.schema import CONTENT, CONTENT_INDEX, SCHEMA
+from pondfs.store.seal import read_of
 from pondfs.store.table import POND_DIR, fsync_path
 
 ROW_BYTES = 170
@@ -400,15 +401,10 @@ def check_pages(file: DataFile) -> None:
 
     Raises: StoreDamaged.
     """
-    try:
+    with damage_of(file), open(file.path, "rb", buffering=0) as raw:
+        open_checked(*read_of(raw), file, file.path)
         with pq.ParquetFile(
             file.path, memory_map=False, pre_buffer=False, page_checksum_verification=True
         ) as parquet:
             for number in range(parquet.num_row_groups):
                 parquet.read_row_group(number, use_threads=False)
-    except FileNotFoundError:
-        raise StoreDamaged(f"data file {file.path} is gone: restore it from a backup") from None
-    except (pa.ArrowException, OSError) as error:
-        raise StoreDamaged(
-            f"data file {file.path} is damaged ({error}): restore it from a backup"
-        ) from error

@@ -26,12 +26,12 @@ from numpy.typing import NDArray
 from pondfs.oplog import Settled
 from pondfs.store.content import DataFile
 from pondfs.store.datafile import Run
+from pondfs.store.lock import open_own
 from pondfs.store.records import (
     TROUBLE,
     BadRecordError,
     Kind,
     headers,
-    open_private,
     read_records,
     replace,
     write_record,
@@ -246,7 +246,7 @@ def _replace(path: str, tables: Iterable[pa.Table], files: Sequence[Item]) -> No
 
 
 def _append(path: str, tables: Iterable[pa.Table], files: Sequence[Item]) -> None:
-    fd = open_private(path, os.O_RDWR)
+    fd = open_own(path, os.O_RDWR | os.O_CREAT)
     end = os.fstat(fd).st_size
     try:
         with open(fd, "r+b") as file:

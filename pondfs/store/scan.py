@@ -6,20 +6,22 @@ no second look at the file.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pondfs.errors import StoreDamaged
 from pondfs.node import Version
 from pondfs.store.content import DataFile
-from pondfs.store.damage import damage_of
 from pondfs.store.frames import FrameTable, load_table
 from pondfs.store.layout import FileBytes, Group, find_groups
 from pondfs.store.pages import Positions, locate_values
 from pondfs.store.schema import SCHEMA
+from pondfs.store.seal import Read, check_body, find_seal, read_of
 from pondfs.store.thrift import Buffer
 
 if TYPE_CHECKING:
@@ -66,8 +68,6 @@ def read_rows(
 ) -> Scan:
     """Return the rows of *files*, in their order; from *cache* those it has.
 
-    The checksums of the pages they are in are compared.
-
     Raises: StoreDamaged naming a file that is gone, no Parquet of ours, or not as it was written.
     """
     schema = pa.schema([SCHEMA.field(name) for name in columns])
@@ -104,10 +104,8 @@ def read_pieces(
     Raises: as `read_rows`.
     """
     schema = pa.schema([SCHEMA.field(name) for name in columns])
-    with damage_of(file.path), open(file.path, "rb", buffering=0) as raw:
-        parquet = pq.ParquetFile(
-            file.path, memory_map=False, pre_buffer=False, page_checksum_verification=True
-        )
+    with damage_of(file), open(file.path, "rb", buffering=0) as raw:
+        parquet = open_checked(*read_of(raw), file, file.path)
         buffer = FileBytes(raw.fileno(), file.size)
         waiting: list[Group] = []
         groups = find_groups(parquet)
@@ -165,20 +163,17 @@ def _parts(
 
 
 def _read(file: DataFile, columns: Sequence[str], schema: pa.Schema) -> tuple[pa.Table, Positions]:
-    with damage_of(file.path), open(file.path, "rb", buffering=0) as raw:
+    with damage_of(file), open(file.path, "rb", buffering=0) as raw:
         if file.size <= SMALL_FILE_BYTES:
             data = raw.read()
-            parquet = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+            parquet = open_checked(
+                lambda at, length: data[at : at + length], len(data), file, pa.BufferReader(data)
+            )
             table = parquet.read(columns=list(columns), use_threads=False)
             buffer: Buffer = data
         else:
             # Threads pay here: columns decode side by side.
-            parquet = pq.ParquetFile(
-                file.path,
-                memory_map=False,
-                pre_buffer=False,
-                page_checksum_verification=True,
-            )
+            parquet = open_checked(*read_of(raw), file, file.path)
             table = parquet.read(columns=list(columns), use_threads=True)
             buffer = FileBytes(raw.fileno(), file.size)
         if table.schema != schema:
@@ -190,6 +185,54 @@ def _read(file: DataFile, columns: Sequence[str], schema: pa.Schema) -> tuple[pa
             frames = _table(groups, raw.fileno(), file)
             _fill_positions(positions, groups, table["length"], buffer, frames, file)
         return table, positions
+
+
+def open_checked(
+    read: Read, size: int, file: DataFile, source: Any, *, rows: bool = True
+) -> pq.ParquetFile:
+    """Return the Parquet reader of *source*, when all that it will believe is as it was written.
+
+    *read* gives its *size* bytes.
+
+    Without *rows* that is the footer alone: each page is compared with its checksum when it is
+    read. So are pages of files without a seal.
+
+    Raises: StoreDamaged; what `damage_of` knows.
+    """
+    seal = find_seal(read, size, file.path)
+    parquet = pq.ParquetFile(
+        source,
+        memory_map=False,
+        pre_buffer=False,
+        page_checksum_verification=seal is None or not rows,
+    )
+    if seal is not None and rows:
+        check_body(read, seal, _contents(parquet), file.path)
+    return parquet
+
+
+def _contents(parquet: pq.ParquetFile) -> Iterator[tuple[int, int]]:
+    """Yield where the contents are in a file of ours: the last column of each row group."""
+    metadata = parquet.metadata
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        chunk = group.column(group.num_columns - 1)
+        yield chunk.data_page_offset, chunk.data_page_offset + chunk.total_compressed_size
+
+
+@contextmanager
+def damage_of(file: DataFile) -> Iterator[None]:
+    """Say which data file it was when reading one fails. Raises: StoreDamaged."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise StoreDamaged(f"data file {file.path} is gone: restore it from a backup") from None
+    except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's, not Arrow's
+        raise StoreDamaged(
+            f"data file {file.path} is damaged ({error}): restore it from a backup"
+        ) from error
 
 
 def _table(groups: Sequence[Group], fd: int, file: DataFile) -> FrameTable | None:

@@ -11,17 +11,19 @@ import stat
 import tempfile
 import time
 from dataclasses import dataclass
-from urllib.parse import unquote
 
-from pondfs.errors import NotAPond, PondExists, StoreDamaged
+from pondfs.errors import NotAPond, NotPermitted, PondExists, StoreDamaged
 from pondfs.store.datafile import unlink_quietly
 from pondfs.store.deltalog import (
     LAST_CHECKPOINT,
     LOG_DIR,
+    Action,
     BadHeadError,
     Snapshot,
     checkpoint_name,
+    encode_entry,
     entry_name,
+    file_name,
     find_last_checkpoint,
     list_log,
     read_entry,
@@ -29,6 +31,7 @@ from pondfs.store.deltalog import (
 )
 from pondfs.store.existence import is_directory, is_there
 from pondfs.store.faults import fault
+from pondfs.store.lock import acting_as, find_owner
 
 POND_DIR = "_pond"
 """Holds what is local and can be rebuilt; Delta readers skip names with an underscore."""
@@ -89,10 +92,28 @@ def make_directory(store: str) -> None:
     pond = os.path.join(store, POND_DIR)
     if not is_there(os.path.join(pond, _CREATING)) and not _is_empty(store):
         raise PondExists(f"{store} is not empty and holds no pond: choose another directory")
+    _make_private(store)
     os.makedirs(pond, 0o700, exist_ok=True)
     fsync_path(store)
     for path in made:
         fsync_path(os.path.dirname(path))
+
+
+def _make_private(store: str) -> None:
+    """Take a directory that was there before away from everybody but its owner.
+
+    What is in it is private anyway; but whoever may write in it could put another pond in its
+    place.
+
+    Raises: NotPermitted for what belongs to somebody else.
+    """
+    found = os.stat(store)
+    if found.st_uid != os.geteuid() and os.geteuid():
+        raise NotPermitted(
+            f"{store} belongs to user {found.st_uid}: make a pond in a directory of your own"
+        )
+    if found.st_mode & 0o077:
+        os.chmod(store, 0o700)
 
 
 def begin_creation(store: str) -> None:
@@ -107,7 +128,7 @@ def begin_creation(store: str) -> None:
     if is_pond(store):
         raise PondExists(f"{store} already holds a pond")
     marker = os.path.join(pond, _CREATING)
-    with open(marker, "wb"):
+    with open(marker, "wb", opener=_private):
         pass
     fsync_path(marker)
     fsync_path(pond)
@@ -143,8 +164,12 @@ def create_table(store: str) -> None:
             description="A pondfs filesystem: one row per change. See the columns' comments.",
             configuration=_CONFIGURATION,
         )
-        with open(os.path.join(scratch, LOG_DIR, entry_name(0)), "rb") as file:
-            entry = file.read()
+        actions = read_entry(os.path.join(scratch, LOG_DIR), 0)
+    # In order of the protocol's own examples: what is known of the commit first.
+    info: Action = {}
+    for action in actions:
+        info |= action.get("commitInfo", {})
+    entry = encode_entry(info, {}, [action for action in actions if "commitInfo" not in action])
     log_dir = os.path.join(store, LOG_DIR)
     os.mkdir(log_dir, 0o700)
     log_fd = os.open(log_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -185,7 +210,7 @@ def open_table(store: str, *, writable: bool) -> Opened:
         # What a checkpoint covers was whole once: then this is no matter of a crash.
         if snapshot.checkpoint < head:
             actions = read_entry(log_dir, head)
-            added = {unquote(action["add"]["path"]) for action in actions if "add" in action}
+            added = {file_name(action["add"]) for action in actions if "add" in action}
         for name, how in bad.items():
             if name not in added:
                 raise _lost(store, name, how)
@@ -261,11 +286,14 @@ def _missing_files(store: str, snapshot: Snapshot) -> dict[str, str]:
     bad: dict[str, str] = {}
     for name, add in snapshot.adds.items():
         try:
-            found = os.stat(os.path.join(store, name))
+            # A symlink is none of ours, and might lead to what its maker can't read.
+            found = os.lstat(os.path.join(store, name))
         except FileNotFoundError:
             bad[name] = "is missing"
             continue
-        if not stat.S_ISREG(found.st_mode) or found.st_size != add["size"]:
+        if not stat.S_ISREG(found.st_mode):
+            bad[name] = "is no regular file"
+        elif found.st_size != add["size"]:
             bad[name] = f"has {found.st_size} bytes instead of {add['size']}"
     return bad
 
@@ -278,10 +306,16 @@ def _set_aside(store: str, head: int, reason: str) -> str:
     name = entry_name(head)
     log_dir = os.path.join(store, LOG_DIR)
     aside = os.path.join(store, POND_DIR, SET_ASIDE_DIR)
-    os.makedirs(aside, 0o700, exist_ok=True)
     target = os.path.join(aside, f"{name}.{time.time_ns()}")
-    # A copy, not a rename: `_pond/` may be a link to another disk.
-    shutil.copyfile(os.path.join(log_dir, name), target)
+    # A copy, not a rename: `_pond/` may be a link to another disk. On behalf of the owner, who may
+    # have made a link of what it goes into.
+    with acting_as(find_owner(store)):
+        os.makedirs(aside, 0o700, exist_ok=True)
+        with (
+            open(os.path.join(log_dir, name), "rb") as source,
+            open(target, "xb", opener=_private) as copy,
+        ):
+            shutil.copyfileobj(source, copy)
     fsync_path(target)
     # First: other readers begin where it leads, and fail where nothing is. Without it they look.
     if find_last_checkpoint(log_dir) == head:
@@ -297,6 +331,10 @@ def _set_aside(store: str, head: int, reason: str) -> str:
         f"the newest log entry {name} was not whole ({reason}) and was set aside as {target}; "
         f"the pond opens at the commit before it"
     )
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 def _ignored(log_dir: str, head: int, reason: str) -> str:

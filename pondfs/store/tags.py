@@ -7,13 +7,12 @@ checkpoint carries them along, a copied table has its tags, and tagging makes no
 Source: Delta protocol, "Transaction Identifiers".
 """
 
-import json
 import os
 import time
 
 from pondfs import __version__
 from pondfs.node import Version
-from pondfs.store.deltalog import APP_ID, FACTS, Action, Snapshot
+from pondfs.store.deltalog import APP_ID, Action, Snapshot, encode_entry
 
 PREFIX = f"{APP_ID}:tag:"
 
@@ -52,8 +51,6 @@ def tag_entry(name: str, version: Version | None) -> bytes:
         "operationParameters": {"name": name},
         "isBlindAppend": True,
         "engineInfo": f"pondfs/{__version__}",
-        FACTS: {"lines": 2},
     }
     txn = {"appId": PREFIX + name, "version": version or 0, "lastUpdated": now_ms}
-    actions: list[Action] = [{"commitInfo": info}, {"txn": txn}]
-    return b"".join(json.dumps(a, separators=(",", ":")).encode() + b"\n" for a in actions)
+    return encode_entry(info, {}, [{"txn": txn}])

@@ -100,8 +100,11 @@ class StoredTree:
         ]
 
     def readlink(self, path: bytes) -> bytes:
-        """Return a symlink's target. Raises: NoSuchPath."""
-        return self._node(self._find(path)).target or b""
+        """Return a symlink's target. Raises: NoSuchPath; StoreDamaged for what can be none."""
+        target = self._node(self._find(path)).target or b""
+        if b"\0" in target:
+            raise StoreDamaged(f"'/{shown(path)}' is a symlink with a NUL in it, which none has")
+        return target
 
     def xattrs(self, path: bytes) -> Xattrs:
         """Return the extended attributes. Raises: NoSuchPath."""

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable
 from typing import Any
 
-from pondfs.errors import FileError
+from pondfs.errors import FileError, StoreDamaged
 from pondfs.extent import Content, Extent, ExtentMap
 from pondfs.interfaces import StoredNode, Tree
 from pondfs.node import PAST, ROOT, NodeId, new_node_id
@@ -154,14 +154,26 @@ def encode_xattrs(xattrs: dict[bytes, bytes]) -> str:
 
 
 def decode_xattrs(metadata: str | None) -> dict[bytes, bytes] | None:
-    """Return the xattrs that a row's ``metadata`` holds; None for none."""
+    """Return the xattrs that a row's ``metadata`` holds; None for none.
+
+    Raises: StoreDamaged when it is not what rows have there.
+    """
     if metadata is None:
         return None
-    record = json.loads(metadata)
-    xattrs = {k.encode(): base64.b64decode(v) for k, v in record.get("xattrs", {}).items()}
-    for name, value in record.get("xattrs_b64", {}).items():
-        xattrs[base64.b64decode(name)] = base64.b64decode(value)
+    try:
+        record = json.loads(metadata)
+        xattrs = {k.encode(): _bytes(v) for k, v in record.get("xattrs", {}).items()}
+        for name, value in record.get("xattrs_b64", {}).items():
+            xattrs[_bytes(name)] = _bytes(value)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise StoreDamaged(
+            f"the metadata of a row is damaged ({error}): restore the pond from a backup"
+        ) from None
     return xattrs or None
+
+
+def _bytes(coded: str) -> bytes:
+    return base64.b64decode(coded, validate=True)
 
 
 class NodeTable:

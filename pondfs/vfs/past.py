@@ -27,7 +27,7 @@ from pondfs.extent import Content, Extent, ExtentMap
 from pondfs.interfaces import Image, Store, Tree
 from pondfs.node import PAST, ROOT, NodeId, Version
 from pondfs.oplog import VersionInfo
-from pondfs.vfs import offload
+from pondfs.vfs import acl, offload
 from pondfs.vfs.committer import Committer
 from pondfs.vfs.nodes import Node, NodeTable
 from pondfs.vfs.past_history import HISTORY, PastHistory, is_history
@@ -46,6 +46,9 @@ _HANDLE = PAST | 1 << 62
 POND, AT, VERSIONS, LOG, STATUS, TAGS, CONTROL = (NodeId(PAST | number) for number in range(1, 8))
 METRICS = NodeId(PAST | 9)  # 8 is `past_history.HISTORY`
 TEXTS = (LOG, STATUS, METRICS)
+
+AS_THE_ROOT = (TAGS, *TEXTS, CONTROL)
+"""Who may do something with these is who may do the like with the live root: may change at once."""
 
 IMAGES_KEPT = 4
 """Folded past versions kept: two trees to compare, and two more (100 MB for a million nodes)."""
@@ -190,8 +193,8 @@ class Past:
         if is_history(node_id):
             await self._committer.publish()
             await self.history.ready(NodeId(node_id))
-        elif node_id == TAGS:
-            self._take_permissions(self._nodes.get(TAGS))
+        elif node_id in AS_THE_ROOT:
+            self._take_permissions(self._nodes.get(NodeId(node_id)))
         elif number and node_id < _HANDLE:
             view = self._views.get(number)
             if view is None:
@@ -357,8 +360,9 @@ class Past:
                 self._take_permissions(node)
             return node
         if node_id in (*TEXTS, CONTROL):
-            mode = 0o666 if node_id == CONTROL else 0o444
-            return Node(node_id, _attr(stat.S_IFREG | mode), POND)
+            node = Node(node_id, _attr(stat.S_IFREG), POND)
+            self._take_permissions(node)
+            return node
         number = (node_id & ~PAST) >> _PLACE_BITS
         view = None if node_id >= _HANDLE else self._views.get(number)
         image = None if view is None else self._images.get(view.version)
@@ -369,11 +373,27 @@ class Past:
         except IndexError:
             return None
 
-    def _take_permissions(self, tags: Node) -> None:
-        """Let those make tags who may make names in the tree's root."""
+    def _take_permissions(self, node: Node) -> None:
+        """Let those make tags who may make names in the tree's root, and read who may read it.
+
+        The texts name paths and messages of everybody: no more than a listing of the root is.
+        """
         root = self._nodes.get(ROOT)
-        tags.mode, tags.uid, tags.gid, tags.shown = root.mode, root.uid, root.gid, None
-        tags.xattrs = root.xattrs  # the ACL among them
+        node.uid, node.gid, node.shown = root.uid, root.gid, None
+        if node.id == TAGS:
+            node.mode, node.xattrs = root.mode, root.xattrs  # the ACL among them
+            return
+        value = (root.xattrs or {}).get(acl.ACCESS)
+        node.mode, node.xattrs = stat.S_IFREG | root.mode & 0o444, None
+        is_asked = node.id == CONTROL  # who may read it must write, to ask
+        if is_asked:
+            node.mode |= (node.mode & 0o444) >> 1
+        if value is not None:
+            entries = []
+            for tag, bits, who in acl.parse(value):
+                may = bits & 4
+                entries.append((tag, may | may >> 1 if is_asked else may, who))
+            node.xattrs = {acl.ACCESS: acl.build(entries)}
 
     async def image(self, version: Version) -> Image:
         """Return the folded tree of a version; the last few are kept.

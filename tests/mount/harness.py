@@ -60,11 +60,15 @@ def run(
     cwd: Path | str | None = None,
     stdin: str | None = None,
     user: int | None = None,
+    group: int | None = None,
+    groups: Sequence[int] = (),
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end and return what it printed, undecodable bytes escaped.
 
     The output goes through pipes on purpose: a daemon that keeps the caller's stdout open would
     hang every script that does ``$(mount.pond …)``, and so fails here by the timeout.
+
+    With *user* it runs as that user, in *group* (the one of the same number) and *groups*.
 
     Raises: CommandError if it runs too long, or (with *check*) exits other than 0.
     """
@@ -81,7 +85,9 @@ def run(
             env=None if env is None else dict(env),
             cwd=cwd,
             user=user,
-            extra_groups=[] if user is not None else None,
+            # Without, it would be another user in root's group.
+            group=user if group is None else group,
+            extra_groups=None if user is None else list(groups),
         )
     except subprocess.TimeoutExpired as slow:
         printed = (slow.stdout or b"")[-2000:], (slow.stderr or b"")[-2000:]

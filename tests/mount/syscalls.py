@@ -82,16 +82,16 @@ class DirStream:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), path)
         self._stream = ctypes.c_void_p(stream)
 
+    def read_any(self) -> bytes | None:
+        """Return the next name; None at the end."""
+        entry = _libc.readdir(self._stream)
+        return None if entry is None else ctypes.string_at(entry + _Dirent.d_type.offset + 1)
+
     def read(self) -> bytes | None:
         """Return the next name but ``.`` and ``..``; None at the end."""
-        while True:
-            entry = _libc.readdir(self._stream)
-            if entry is None:
-                return None
-            offset = _Dirent.d_type.offset + 1
-            name = ctypes.string_at(entry + offset)
-            if name not in (b".", b".."):
-                return name
+        while (name := self.read_any()) in (b".", b".."):
+            pass
+        return name
 
     def rest(self) -> list[bytes]:
         """Return every name from here to the end."""
@@ -118,3 +118,27 @@ class DirStream:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class _FileHandle(ctypes.Structure):
+    """``struct file_handle`` with the most bytes a handle may have."""
+
+    _fields_ = [
+        ("handle_bytes", ctypes.c_uint),
+        ("handle_type", ctypes.c_int),
+        ("f_handle", ctypes.c_ubyte * 128),
+    ]
+
+
+def name_to_handle(path: AnyPath) -> _FileHandle:
+    """Return what names the file at *path* beyond its name, as an NFS server keeps it."""
+    handle = _FileHandle(handle_bytes=128)
+    mount_id = ctypes.c_int()
+    _call(_libc.name_to_handle_at, AT_FDCWD, os.fsencode(path), ctypes.byref(handle),
+          ctypes.byref(mount_id), 0)  # fmt: skip
+    return handle
+
+
+def open_by_handle(mount_fd: int, handle: _FileHandle, flags: int) -> int:
+    """Open the file that *handle* names, on the filesystem that *mount_fd* is on."""
+    return _call(_libc.open_by_handle_at, mount_fd, ctypes.byref(handle), flags)

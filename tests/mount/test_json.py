@@ -16,6 +16,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from pondfs.cli import VERBS
+from pondfs.cli.doctor import EXIT_CODES
 from tests.mount.harness import PondMount
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "reference" / "json"
@@ -24,6 +25,7 @@ SCHEMAS = Path(__file__).parents[2] / "docs" / "reference" / "json"
 CALLS: list[tuple[str, ...]] = [
     ("status",),
     ("status", "--pending"),
+    ("doctor", "--timeout", "120"),
     ("ls", "-R", "-a"),
     ("ls", "--at", "2"),
     ("ls", "-R", "--pending"),
@@ -157,6 +159,8 @@ def test_what_is_printed(filled: PondMount) -> None:
     for verb, *args in CALLS:
         done = filled.pond(verb, *args, "--json", check=False)
         expected = 1 if "broken.parquet" in done.stdout and verb == "describe" else 0
+        if verb == "doctor":  # of this machine, too
+            expected = EXIT_CODES[json.loads(done.stdout)["verdict"]]
         assert done.returncode == expected, (verb, args, done.stderr)
         check(verb, done.stdout)
         # An empty list would be right whatever the schema says.

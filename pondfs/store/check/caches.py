@@ -20,7 +20,7 @@ from pondfs.store.scan import Scan, read_rows
 _LOOKS = 20
 
 
-@invariant("saved-image", mend="makes it anew")
+@invariant("saved-image", mend="drops it and makes it anew")
 def saved_image_agrees(
     store: str, files: Sequence[DataFile], tree: Tree, image: TableImage, reader: ContentReader
 ) -> Iterator[Wrong]:
@@ -89,7 +89,7 @@ def _differing_extents(saved: TableImage, image: TableImage) -> tuple[str, list[
     return ("extents", _some(np.unique(b.extent_nodes[differs]))) if differs.any() else ("", [])
 
 
-@invariant("cached-rows", mend="makes the cache anew")
+@invariant("cached-rows", mend="drops the cache, which is made anew when it is worth it")
 def cached_rows_agree(store: str, files: Sequence[DataFile], scan: Scan) -> Iterator[Wrong]:
     """The cache of rows has the rows of data files as these have them."""
     cache = RowCache(store)
@@ -110,7 +110,7 @@ def cached_rows_agree(store: str, files: Sequence[DataFile], scan: Scan) -> Iter
         ):
             yield Wrong(
                 f"{os.path.join(store, table.POND_DIR, 'rows')} has other rows of data file "
-                f"{file.name} than that has: 'pond repair' makes it anew"
+                f"{file.name} than that has: 'pond repair' drops it"
             )
 
 

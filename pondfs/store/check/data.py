@@ -96,13 +96,17 @@ def _read_group(
     except (OSError, pa.ArrowException) as error:
         return BadRows(number, first, first + rows, str(error))
     length = table["length"].fill_null(0)
-    differs = pc.not_equal(pc.binary_length(table[CONTENT]).cast(pa.int64()), length).to_numpy()
+    differs = pc.not_equal(_lengths(table[CONTENT]), length).to_numpy()
     if differs.any():
         row = int(np.flatnonzero(differs)[0])
         return BadRows(
             number, first + row, first + row + 1, "a content has not the length its row says"
         )
     return None
+
+
+def _lengths(contents: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.fill_null(pc.binary_length(contents).cast(pa.int64()), 0)
 
 
 def _check_frames(fd: int, file: DataFile) -> None:

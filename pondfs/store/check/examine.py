@@ -13,7 +13,7 @@ from pondfs.store.check.affected import lost_paths
 from pondfs.store.check.data import Progress
 from pondfs.store.check.hash import hash_tree
 from pondfs.store.check.point import Point
-from pondfs.store.check.report import Report
+from pondfs.store.check.report import DAMAGED, INVARIANTS, Report
 from pondfs.store.check.tree import Tree
 from pondfs.store.check.versions import Versions
 from pondfs.store.content import ContentReader, DataFile
@@ -21,6 +21,7 @@ from pondfs.store.fold import fold_history
 from pondfs.store.history import History
 from pondfs.store.image import EMPTY, TableImage
 from pondfs.store.lock import ReaderLock
+from pondfs.store.memory import release_memory
 from pondfs.store.prune_swap import pruned_up_to
 from pondfs.store.scan import Scan
 from pondfs.store.table import POND_DIR
@@ -86,12 +87,11 @@ def examine(
         files.files_are_there(where.files, paths),
         files.files_are_readable(lost, paths),
         files.statistics_hold(good, scan),
+        caches.cached_rows_agree(path, good, scan),
     )
-    where.files = good
+    where.readable = good
+    release_memory()
     found = _check_rows(where, walk, scan, report, at, list(lost))
-    if lost:
-        report.notes.append("the tree was not checked, as rows are missing")
-        found = None
     reader = ContentReader(_OPEN_FILES)
     try:
         image = None if found is None else _check_tree(where, scan, found, report, reader, at)
@@ -99,6 +99,8 @@ def examine(
             _check_data(where, found, image, report, reader, progress)
     finally:
         reader.close()
+    if report.findings and where.is_outdated():
+        return examine(path, data=data, at=at, progress=progress)
     return report, found
 
 
@@ -127,7 +129,8 @@ def _check_rows(
         if at not in rows.there:
             raise NoSuchVersion(f"there is no version {at} (never made, or pruned): see pond log")
         report.version = at
-    if not len(rows.there):
+    if lost or not len(rows.there):
+        report.notes.append("the tree was not checked, as rows are missing")
         return None
     return Tree(History(scan, at))
 
@@ -153,18 +156,17 @@ def _check_tree(
         extents.extents_are_inside(found),
     )
     try:
-        columns = fold_history(found.rows, EMPTY, where.files, reader)
+        columns = fold_history(found.rows, EMPTY, where.readable, reader)
     except (StoreDamaged, OSError) as error:
         report.add(tree.rows_make_a_tree(error))
         return None
-    image = TableImage(found.rows.newest, columns, where.files)
+    image = TableImage(found.rows.newest, columns, where.readable)
     report.add(
         extents.symlinks_have_targets(found, columns),
         extents.extents_are_disjoint(found, columns),
-        caches.cached_rows_agree(where.store, where.files, scan),
     )
     if at is None and where.head is None:
-        report.add(caches.saved_image_agrees(where.store, where.files, found, image, reader))
+        report.add(caches.saved_image_agrees(where.store, where.readable, found, image, reader))
     return image
 
 
@@ -176,8 +178,9 @@ def _check_data(
     reader: ContentReader,
     progress: Progress,
 ) -> None:
-    report.read_bytes, bad = data.read_bytes(where.files, progress)
-    report.add(data.bytes_are_whole(where.files, bad, found, image))
-    if image is None or bad or report.verdict == "damaged":
-        return
+    report.read_bytes, bad = data.read_bytes(where.readable, progress)
+    report.add(data.bytes_are_whole(where.readable, bad, found, image))
+    is_tree = all(INVARIANTS[each.invariant].family != "tree" for each in report.findings)
+    if image is None or report.verdict == DAMAGED or not is_tree:
+        return  # a directory inside itself has no end
     report.tree_hash = hash_tree(image, reader, progress)

@@ -93,14 +93,18 @@ def _step(walk: LogWalk, state: Snapshot | None, number: int) -> Snapshot | None
         state = Snapshot()
     if state is None or number != state.version + 1:
         return None
-    state.apply(number, actions)
+    try:
+        state.apply(number, actions)
+    except StoreDamaged:
+        return None  # what reading the table says is a finding; a checkpoint may be behind it
     return state
 
 
 def _note_versions(walk: LogWalk, number: int, actions: list[Action]) -> None:
     facts = actions[0].get("commitInfo", {}).get(FACTS) or {}
     if facts.get("kind") == "prune":
-        walk.pruned = Version(max(int(kept["version"]) for kept in facts["versions"]))
+        kept = [int(each["version"]) for each in facts.get("versions", ())]
+        walk.pruned = Version(max(kept, default=0))
     for action in actions:
         txn = action.get("txn", {})
         if txn.get("appId") == APP_ID:

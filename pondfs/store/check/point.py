@@ -6,7 +6,7 @@ are; what comes later is not looked at.
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pondfs.errors import NotAPond, StoreDamaged
 from pondfs.store.check.files import what_is_missing
@@ -51,6 +51,7 @@ class Point:
         snapshot: the table's state.
         files: its data files, in the order of their versions.
         head: the newest entry, if it is bad: the snapshot is that before it.
+        readable: those of the data files that are there and whose rows can be read.
     """
 
     store: str
@@ -58,11 +59,12 @@ class Point:
     snapshot: Snapshot
     files: list[DataFile]
     head: Head | None = None
+    readable: list[DataFile] = field(default_factory=list)
 
     def is_outdated(self) -> bool:
         """Return whether data files are gone because the table does not have them any more.
 
-        Where the lock for readers could not be had.
+        It happens where the lock for readers could not be had.
         """
         missing = {file.name for file in self.files if what_is_missing(file)}
         if not missing:

@@ -33,11 +33,13 @@ class Invariant:
         name: how findings call it.
         holds: what it says, for people.
         mend: what ``pond repair`` does where it does not hold; "" where it refuses.
+        family: the module it is in.
     """
 
     name: str
     holds: str
     mend: str
+    family: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,10 @@ class Finding:
 
 
 INVARIANTS: dict[str, Invariant] = {}
-"""All there are, by name, in the order in which they are checked within a family."""
+"""All there are, by name."""
+
+FAMILIES = ("point", "log", "files", "versions", "tree", "extents", "caches", "data")
+"""The modules they are in, in the order in which they are checked."""
 
 
 def invariant(
@@ -71,7 +76,7 @@ def invariant(
 
     def decorate(look: Callable[_P, Iterator[Wrong]]) -> Callable[_P, list[Finding]]:
         holds = " ".join((look.__doc__ or "").split("\n\n")[0].split())
-        INVARIANTS[name] = Invariant(name, holds, mend)
+        INVARIANTS[name] = Invariant(name, holds, mend, look.__module__.rpartition(".")[2])
 
         @functools.wraps(look)
         def find(*args: _P.args, **kwargs: _P.kwargs) -> list[Finding]:
@@ -105,8 +110,8 @@ class Report:
         data_files: how many the table has.
         data_bytes: what they have together.
         read_bytes: how much of that was read and compared with its checksums.
-        tree_hash: see docs/reference/check.md; "" when contents were not read, or not all of them
-            could be.
+        tree_hash: see docs/reference/check.md; "" when contents were not read or can't all be
+            believed, or the tree hangs together wrong.
         loose_tags: tags on versions that are not there.
     """
 

@@ -298,7 +298,7 @@ def links_are_counted(tree: Tree) -> Iterator[Wrong]:
     for place in np.flatnonzero(wrong).tolist():
         called, paths = tree.call(place)
         yield Wrong(
-            f"{called} says it has {tree.attrs['nlink'][place]} links and has {links[place]}: "
+            f"{called} says it has nlink {tree.attrs['nlink'][place]}, but it is {links[place]}: "
             "'pond repair' writes the right number",
             paths,
         )

@@ -147,6 +147,9 @@ def no_version_is_missing(
         lost: data files whose rows are not among them: what they had is told of already.
     """
     there = rows.there
+    if not newest:
+        yield Wrong("the pond has no version, not even an empty root: restore it from a backup")
+        return
     if len(there) and int(rows.version.max()) > newest:
         yield Wrong(
             f"rows are of version {rows.version.max()}, but the newest in the log is {newest}: "

@@ -9,6 +9,7 @@ from pondfs.cli.output import (
     format_duration,
     format_size,
     format_utc,
+    print_fields,
     print_json,
     print_table,
     progress,
@@ -91,3 +92,15 @@ def test_what_is_quick_shows_no_progress(
     with progress("working"):
         pass
     assert "working" not in stream.getvalue()
+
+
+def test_what_others_wrote_does_not_speak_to_the_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A commit message with an escape sequence was printed as it is."""
+    print_table(("version", "message"), [("1", "\x1b]0;title\x07\n\udcff")])
+    print_fields([("message", "\x1b[31m")])
+    out = capsys.readouterr().out
+    assert "\\x1b]0;title\\x07\\n\\udcff" in out
+    assert "\x1b" not in out
+    assert "\x07" not in out

@@ -11,12 +11,14 @@ import pytest
 import trio
 from deltalake import DeltaTable
 
+from docs.generate import CHECK, check_page
 from pondfs.errors import NoSuchVersion, NotAPond, PondLocked
 from pondfs.node import ROOT, NodeId, Version
 from pondfs.oplog import Row
 from pondfs.store import compact, compact_files, prune, prune_files
 from pondfs.store.check import CLEAN, DAMAGED, INVARIANTS, REPAIRABLE, Report, check_store, extents
 from pondfs.store.check.files import CHECK_COLUMNS
+from pondfs.store.check.point import take_point
 from pondfs.store.check.tree import Tree
 from pondfs.store.deltalog import read_snapshot
 from pondfs.store.history import History
@@ -160,6 +162,10 @@ def test_what_is_broken_is_named_and_mended_or_refused(
     assert check_store(pond, data=True).verdict == CLEAN
 
 
+def test_the_reference_is_current() -> None:
+    assert CHECK.read_text() == check_page(), "run `make docs`"
+
+
 def test_every_invariant_is_broken_by_some_test() -> None:
     assert {name for name, _ in BREAKS} | {"extents-disjoint"} == set(INVARIANTS)
 
@@ -276,6 +282,14 @@ def test_a_compressed_file_is_read_frame_by_frame(pond: Path) -> None:
     assert check_store(pond, data=True).verdict == DAMAGED
 
 
+def test_what_another_program_compacted(pond: Path) -> None:
+    before = check_store(pond, data=True)
+    DeltaTable(pond).optimize.compact()
+    after = check_store(pond, data=True)
+    assert (after.findings, after.data_files) == ((), 1)
+    assert after.tree_hash == before.tree_hash
+
+
 def test_old_versions_can_be_checked(pond: Path) -> None:
     rows(update(A, attr(size=6, nlink=5)))(pond)
     assert check_store(pond).verdict == REPAIRABLE
@@ -342,6 +356,41 @@ def test_what_was_set_aside_is_not_named_any_more(pond: Path) -> None:
     open_pond(pond).close()
     assert check_store(pond).findings == ()
     assert DeltaTable(pond).version() == 3
+
+
+def test_a_directory_inside_itself_that_is_reached(pond: Path) -> None:
+    """Walking such a tree has no end, so it has no hash."""
+    rows(
+        link(X, b"x", D, DIRECTORY),
+        update(X, attr(DIRECTORY, nlink=3)),
+        update(D, attr(DIRECTORY, nlink=3)),
+        link(D, b"d", X, DIRECTORY),
+    )(pond)
+    report = check_store(pond, data=True)
+    assert "one-parent" in found(report)
+    assert report.verdict == REPAIRABLE
+    assert not report.tree_hash
+    outcome = repair_store(pond)
+    assert outcome.after is not None
+    assert outcome.after.verdict == CLEAN
+    assert check_store(pond, data=True).tree_hash
+
+
+def test_files_that_were_exchanged_meanwhile(pond: Path) -> None:
+    """Where nobody can lock them: what is gone then is not lost, and the check begins anew."""
+    where = take_point(os.fspath(pond), Report(os.fspath(pond)))
+    assert where is not None
+    assert not where.is_outdated()
+    store = open_pond(pond)
+    store.swap_files(compact_files.write_files(compact.make_plan(pond)).request)
+    store.remove_pruned(now=True)
+    store.close()
+    assert where.is_outdated()
+    now = take_point(os.fspath(pond), Report(os.fspath(pond)))
+    assert now is not None
+    assert not now.is_outdated()
+    Path(now.files[0].path).unlink()
+    assert not now.is_outdated()
 
 
 def test_no_pond(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -151,7 +152,8 @@ def test_rows_that_the_log_promises_and_no_file_has(path: Path, store: DeltaStor
     store.commit(make_cut(2, [file_row(10, b"x", b"f")]))
     store.close()
     entry = log_entry(path, 2)
-    entry.write_bytes(entry.read_bytes().replace(b'"pondfs","version":2', b'"pondfs","version":9'))
+    unsummed = re.sub(rb'"crc":"[0-9a-f]{8}",', b"", entry.read_bytes())
+    entry.write_bytes(unsummed.replace(b'"pondfs","version":2', b'"pondfs","version":9'))
     again = open_pond(path)
     with pytest.raises(StoreDamaged, match="up to version 2 only"):
         again.load_image()

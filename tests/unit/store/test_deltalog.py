@@ -1,5 +1,6 @@
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -73,8 +74,9 @@ def test_a_bad_newest_entry_is_told_from_a_bad_older_one(pond: Path, damage: byt
 
 
 def test_an_entry_that_lost_whole_lines_is_bad(pond: Path) -> None:
-    """Every line that is left parses; only the count shows it."""
+    """Every line that is left parses; only the count shows it, in entries of before checksums."""
     lines = log_entry(pond, 4).read_bytes().splitlines(keepends=True)
+    lines[0] = re.sub(rb'"crc":"[0-9a-f]{8}",', b"", lines[0])
     log_entry(pond, 4).write_bytes(b"".join(lines[:-1]))
     with pytest.raises(BadEntryError, match="it has 2 of 3 lines"):
         read_entry(log_dir(pond), 4)
@@ -142,7 +144,14 @@ def test_a_checkpoint_of_another_kind_is_refused_not_passed_over(pond: Path) -> 
     [
         ({"protocol": {"minReaderVersion": 3, "minWriterVersion": 7}}, "protocol to reader 3"),
         (
-            {"add": {"path": "x", "size": 1, "deletionVector": {"storageType": "u"}}},
+            {
+                "add": {
+                    "path": "x",
+                    "size": 1,
+                    "modificationTime": 1,
+                    "deletionVector": {"storageType": "u"},
+                }
+            },
             "deletion vector",
         ),
     ],
@@ -161,3 +170,46 @@ def test_no_log_is_no_pond(tmp_path: Path) -> None:
     (tmp_path / "_delta_log").mkdir()
     with pytest.raises(NotAPond, match="is empty"):
         read_snapshot(log_dir(tmp_path))
+
+
+def test_an_entry_in_which_a_digit_is_another_is_bad(pond: Path) -> None:
+    """It is JSON still, and every line is there."""
+    entry = log_entry(pond, 4)
+    right = entry.read_bytes()
+    for wrong in (
+        right.replace(b'"version":4', b'"version":5'),
+        right.replace(b'"size":', b'"size":1'),
+        right.replace(b'"add"', b'"adt"'),
+        right.replace(b'"user"', b'"usfr"'),
+    ):
+        assert wrong != right
+        entry.write_bytes(wrong)
+        with pytest.raises(BadEntryError, match="another checksum"):
+            read_entry(log_dir(pond), 4)
+
+
+def test_entries_of_before_there_were_checksums(pond: Path) -> None:
+    entry = log_entry(pond, 4)
+    whole = read_snapshot(log_dir(pond))
+    entry.write_bytes(re.sub(rb'"crc":"[0-9a-f]{8}",', b"", entry.read_bytes()))
+    assert b"crc" not in entry.read_bytes()
+    assert read_snapshot(log_dir(pond)) == whole
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        {"add": {"path": "x"}},
+        {"add": {"path": 5, "size": 1, "modificationTime": 1}},
+        {"add": {"path": "x", "size": 1, "modificationTime": 1, "stats": "{"}},
+        {"add": {"path": "x", "size": 1, "modificationTime": 1, "stats": '{"numRecords":"1"}'}},
+        {"txn": {"appId": "pondfs"}},
+        {"metaData": {"id": "x"}},
+        {"remove": None},
+        {"commitInfo": {"pondfs": 5}},
+    ],
+)
+def test_actions_without_what_the_protocol_demands(pond: Path, action: dict[str, object]) -> None:
+    log_entry(pond, 5).write_text(json.dumps(action))
+    with pytest.raises(BadHeadError, match="is no action"):
+        read_snapshot(log_dir(pond))

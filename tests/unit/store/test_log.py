@@ -188,3 +188,16 @@ def test_the_newest_few_do_not_cost_all(pond: Path, monkeypatch: pytest.MonkeyPa
     read.clear()
     assert has_version(pond, Version(20))
     assert sum(read) <= 6
+
+
+def test_a_damaged_entry_that_a_checkpoint_covers_hides_no_version(tmp_path: Path) -> None:
+    """Opening does not look at it, so nobody would be told: the rows tell of its version."""
+    store = new_pond(tmp_path / "pond")
+    for version in range(2, 6):
+        store.commit(make_cut(version, [file_row(version, b"x", b"f%d" % version)]))
+    store.checkpoint(now=True)
+    store.close()
+    whole = read_versions(tmp_path / "pond")
+    assert len(whole) == 5
+    log_entry(tmp_path / "pond", 3).write_bytes(b"")
+    assert read_versions(tmp_path / "pond") == whole
