@@ -63,6 +63,7 @@ def _read_file(number: int, file: DataFile) -> Iterator[tuple[int, BadRows | Non
     """Yield how much was read on, and what is wrong there."""
     left = file.size
     first = 0
+    is_sound = True
     try:
         with open(file.path, "rb", buffering=0) as raw:
             parquet = pq.ParquetFile(
@@ -73,10 +74,13 @@ def _read_file(number: int, file: DataFile) -> Iterator[tuple[int, BadRows | Non
                 first = group.first_row
                 size = _stored_bytes(metadata.row_group(at))
                 left -= size
-                yield size, _read_group(number, parquet, at, first, group.rows)
+                wrong = _read_group(number, parquet, at, first, group.rows)
+                is_sound = is_sound and wrong is None
+                yield size, wrong
             first = 0
             _check_frames(raw.fileno(), file)
-            _check_sums(raw.fileno(), file)
+            if is_sound:  # else they say no more, and not of which rows
+                _check_sums(raw.fileno(), file)
     except (StoreDamaged, OSError, pa.ArrowException, KeyError) as error:
         rows = file.row_count if file.row_count is not None else 1 << 62
         yield left, BadRows(number, first, rows, str(error))
