@@ -8,6 +8,12 @@ ARGS    ?=
 BIN := .venv/bin
 # Empty for root, and where sudo would ask for a password: then the tests say what they need.
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || { sudo -n true 2>/dev/null && echo sudo -n; })
+# Files in the order of tests/conftest.py, the longest first, so that all workers end together. A third
+# of the time a test waits, for a disk or a process, so there are more workers than cores.
+BY_FILE := --dist loadfile --no-loadscope-reorder
+# Tests start pondfs some thousand times. Where PYTHONDONTWRITEBYTECODE is set each would compile it.
+COMPILE := $(BIN)/python -m compileall -q pondfs
+WORKERS ?= $(shell echo $$(( ($$(nproc) * 3 + 1) / 2 )))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-long check lint fmt bench bench-scale docs install uninstall clean
@@ -23,10 +29,12 @@ demo: packages-run .venv/.run ## make a pond, mount it, work in it, commit, read
 test: packages-test check ## set up everything, then lint and run every test (ARGS='-k name')
 
 test-long: packages-test .venv/.dev ## the campaigns at full length, an hour or two: crashes, power cuts, bad disks, load
-	@$(AS_ROOT) $(BIN)/pytest -n auto --dist loadfile -m campaign --long $(ARGS)
+	@$(COMPILE)
+	@$(AS_ROOT) $(BIN)/pytest -n auto $(BY_FILE) -m campaign --long -o faulthandler_timeout=3600 $(ARGS)
 
 check: lint ## the gate: lint, types, layers, tests (as root: they mount and change owners)
-	@$(AS_ROOT) $(BIN)/pytest -n auto --dist loadfile $(ARGS)
+	@$(COMPILE)
+	@$(AS_ROOT) $(BIN)/pytest -n $(WORKERS) $(BY_FILE) $(ARGS)
 
 lint: .venv/.dev ## style, types and layers only
 	@$(BIN)/ruff check -q pondfs tests docs

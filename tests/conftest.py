@@ -6,7 +6,7 @@
 - ``campaign``: how much a test does that has a short form here and a long one in `make test-long`.
 
 Markers: ``allow_log("regex", …)`` expects such lines in the daemon's log; ``campaign`` is what
-`make test-long` runs.
+`make test-long` runs, see :mod:`tests.campaign`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.campaign import Campaign
+from tests.campaign import NAMED, Campaign, lines_of
 from tests.mount import harness
 from tests.mount.harness import PondMount
 
@@ -34,20 +34,54 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "allow_log(*patterns): the daemon's log may hold lines matching these"
     )
-    config.addinivalue_line("markers", "campaign: has a long form, run by `make test-long`")
+    config.addinivalue_line(
+        "markers", "campaign(name, suite, long): has a long form, run by `make test-long`"
+    )
+
+
+LONGEST = (
+    *("load/test_load", "mount/test_machine", "mount/test_long_life", "crash/test_kill"),
+    *("mount/test_compact_stress", "mount/test_memory", "crash/test_power_cut"),
+    *("bench/test_bench_scale", "mount/test_file_verbs", "model/test_restore", "model/test_vfs"),
+    *("model/test_follow", "mount/test_api_pond", "mount/test_programs", "bench/test_bench_smoke"),
+)
+"""Files that take longest, in the suite or at length: they begin first, so that no worker is left
+alone with one at the end (with ``--no-loadscope-reorder``, as `make` runs the tests)."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put those first."""
+    here = os.path.dirname(__file__)
+    order = {f"{here}/{name}.py": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(os.fspath(item.path), len(order)))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give a campaign of seeds as many as it is to have."""
+    marker = metafunc.definition.get_closest_marker("campaign")
+    if marker is not None and marker.args:
+        wanted = marker.kwargs["long" if metafunc.config.getoption("--long") else "suite"]
+        metafunc.parametrize("seed", range(wanted))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Have the report of a campaign of seeds say which it is of."""
+    marker = item.get_closest_marker("campaign")
+    if marker is not None and marker.args:
+        item.user_properties.append((NAMED, marker.args[0]))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what each campaign told."""
-    lines = [
-        str(value)
-        for report in terminalreporter.getreports("passed")
-        for name, value in report.user_properties
-        if name == "campaign"
+    """Print what each campaign told, and which failed."""
+    reports = [
+        report
+        for outcome in ("passed", "failed", "error")
+        for report in terminalreporter.getreports(outcome)
+        if isinstance(report, pytest.TestReport)
     ]
-    if lines:
+    if lines := lines_of(reports):
         terminalreporter.section("campaigns")
-        for line in sorted(set(lines)):
+        for line in lines:
             terminalreporter.write_line(line)
 
 

@@ -100,7 +100,7 @@ def lay_entries(
     if not are_names(split["names"], split["name_ends"]):
         raise StoreDamaged(
             "the table has a name that no file can have (with a slash or a NUL in it, '.', '..', "
-            "empty or too long): who wrote it was no pondfs; restore the pond from a backup"
+            "empty or too long): who wrote it was no pondfs; 'pond repair' takes it out"
         )
     return {
         "entry_dirs": dirs[keep],

@@ -22,8 +22,16 @@ from pathlib import Path
 
 PAGE_BYTES = 4096
 
+SYNCS = {"fsync", "fdatasync", "osync", "msync"}
+"""Steps whose end says that they, and all before them, are durable; the last two write as well."""
+
+WRITES = {"write", "held", "mmap", "osync", "msync"}
+"""Steps whose pages may arrive one by one."""
+
 Step = list[str | int]
 """``[verb, path, …]``, for example ``["write", path, offset, length, seed]``."""
+
+ARROW = b"-> "
 
 
 def content_of(seed: int, length: int) -> bytes:
@@ -46,7 +54,7 @@ class Journal:
     def last_fsync(self) -> int:
         """How many steps precede the end of the last acknowledged fsync; 0 if there is none."""
         done = range(self.done, 0, -1)
-        return next((number for number in done if self.steps[number - 1][0] == "fsync"), 0)
+        return next((number for number in done if self.steps[number - 1][0] in SYNCS), 0)
 
 
 def read_journal(path: Path) -> Journal:
@@ -83,17 +91,25 @@ def read_commits(path: Path) -> tuple[int, int, int]:
 
 @dataclass
 class TreeModel:
-    """A tree: its directories, its names with the file behind each, and the files' bytes."""
+    """A tree: its directories, its names with the file behind each, and the files' bytes.
+
+    A symlink is a file whose bytes are its target behind an arrow.
+    """
 
     directories: set[str] = field(default_factory=set)
     names: dict[str, int] = field(default_factory=dict)
     contents: dict[int, bytes] = field(default_factory=dict)
+    xattrs: dict[int, dict[str, bytes]] = field(default_factory=dict)
     _next_file: int = 0
 
     def copy(self) -> TreeModel:
         """Return an independent copy."""
         return TreeModel(
-            set(self.directories), dict(self.names), dict(self.contents), self._next_file
+            set(self.directories),
+            dict(self.names),
+            dict(self.contents),
+            {file: dict(named) for file, named in self.xattrs.items()},
+            self._next_file,
         )
 
     def apply(self, step: Step) -> None:
@@ -106,10 +122,10 @@ class TreeModel:
             case ["rmdir"]:
                 self.directories.remove(path)
             case ["create"]:
-                self._next_file -= 1  # never an inode number
-                self.names[path] = self._next_file
-                self.contents[self._next_file] = b""
-            case ["write" | "held", int(offset), int(length), int(seed)]:
+                self._add(path, b"")
+            case ["symlink", str(target)]:
+                self._add(path, ARROW + target.encode())
+            case [str(write), int(offset), int(length), int(seed)] if write in WRITES:
                 old = self.contents[self.names[path]].ljust(offset, b"\0")
                 new = old[:offset] + content_of(seed, length) + old[offset + length :]
                 self.contents[self.names[path]] = new
@@ -119,28 +135,44 @@ class TreeModel:
             case ["rename", str(new_path)]:
                 self.names[new_path] = self.names.pop(path)
                 self._forget_nameless()
+            case ["exchange", str(other)]:
+                self.names[path], self.names[other] = self.names[other], self.names[path]
             case ["link", str(new_path)]:
                 self.names[new_path] = self.names[path]
             case ["unlink"]:
                 del self.names[path]
                 self._forget_nameless()
-            case ["fsync"]:
+            case ["setxattr", str(name), str(value)]:
+                self.xattrs.setdefault(self.names[path], {})[name] = value.encode()
+            case ["removexattr", str(name)]:
+                del self.xattrs[self.names[path]][name]
+            case ["fsync" | "fdatasync"]:
                 pass
             case _:
                 raise AssertionError(f"unknown step {step}")
 
+    def _add(self, path: str, content: bytes) -> None:
+        self._next_file -= 1  # never an inode number
+        self.names[path] = self._next_file
+        self.contents[self._next_file] = content
+
     def _forget_nameless(self) -> None:
         named = set(self.names.values())
         self.contents = {file: data for file, data in self.contents.items() if file in named}
+        self.xattrs = {file: those for file, those in self.xattrs.items() if file in named}
 
     def differences(self, other: TreeModel) -> set[str]:
-        """Return the paths at which the two trees differ, in being, in bytes or in links."""
+        """Return the paths at which the two trees differ: in being, bytes, attributes or links."""
         found = self.directories ^ other.directories
         found |= self.names.keys() ^ other.names.keys()
         mine, theirs = _links(self.names), _links(other.names)
         for path in self.names.keys() & other.names.keys():
             ours, others = self.names[path], other.names[path]
-            if self.contents[ours] != other.contents[others] or mine[ours] != theirs[others]:
+            if (
+                self.contents[ours] != other.contents[others]
+                or (self.xattrs.get(ours) or {}) != (other.xattrs.get(others) or {})
+                or mine[ours] != theirs[others]
+            ):
                 found.add(path)
         return found
 
@@ -152,8 +184,8 @@ def _links(names: dict[str, int]) -> dict[int, list[str]]:
     return links
 
 
-def snapshot(root: Path) -> TreeModel:
-    """Return the tree below *root* as it is, read byte for byte.
+def snapshot(root: Path, *, xattrs: bool = False) -> TreeModel:
+    """Return the tree below *root* as it is, read byte for byte; with *xattrs*, those as well.
 
     Raises: AssertionError where the tree contradicts itself: a wrong link count, or a size that
         is not what can be read.
@@ -167,11 +199,25 @@ def snapshot(root: Path) -> TreeModel:
             tree.names[path] = status.st_ino
             link_counts[status.st_ino] = status.st_nlink
             if status.st_ino not in tree.contents:
-                tree.contents[status.st_ino] = (root / path).read_bytes()
-                assert len(tree.contents[status.st_ino]) == status.st_size, path
+                tree.contents[status.st_ino] = _content(root / path, status)
+                if xattrs and (names := os.listxattr(root / path, follow_symlinks=False)):
+                    tree.xattrs[status.st_ino] = {
+                        name: os.getxattr(root / path, name, follow_symlinks=False)
+                        for name in names
+                    }
     for file, paths in _links(tree.names).items():
         assert link_counts[file] == len(paths), f"{paths} have nlink {link_counts[file]}"
     return tree
+
+
+def _content(path: Path, status: os.stat_result) -> bytes:
+    if stat.S_ISLNK(status.st_mode):
+        target = os.fsencode(os.readlink(path))
+        assert len(target) == status.st_size, path
+        return ARROW + target
+    content = path.read_bytes()
+    assert len(content) == status.st_size, path
+    return content
 
 
 def _walk(root: Path, below: str) -> Iterator[tuple[str, os.stat_result]]:
@@ -193,7 +239,21 @@ def find_state(
     at_fsyncs_only: bool,
     acknowledged: int = 0,
 ) -> int:
-    """Return the number of steps after which the tree was *found*; the latest that fits.
+    """Return the number of steps after which the tree was *found*; the latest that fits."""
+    return find_states(
+        before, journal, found, at_fsyncs_only=at_fsyncs_only, acknowledged=acknowledged
+    )[-1]
+
+
+def find_states(
+    before: TreeModel,
+    journal: Journal,
+    found: TreeModel,
+    *,
+    at_fsyncs_only: bool,
+    acknowledged: int = 0,
+) -> list[int]:
+    """Return the numbers of steps after which the tree was as *found*, or was becoming so.
 
     Args:
         before: the tree before the first step.
@@ -217,7 +277,7 @@ def find_state(
         if number < least:
             continue
         upcoming = journal.steps[number] if number < len(journal.steps) else None
-        is_cut = upcoming is not None and upcoming[0] == "fsync"
+        is_cut = upcoming is not None and upcoming[0] in SYNCS
         if at_fsyncs_only and not is_cut and number != least:
             continue
         differing = model.differences(found)
@@ -232,12 +292,12 @@ def find_state(
         f" {closest and sorted(closest[1])}; steps around: "
         f"{journal.steps[max(0, (closest[0] if closest else 0) - 3) :][:8]}"
     )
-    return fitting[-1]
+    return fitting
 
 
 def _is_part_of(step: Step | None, model: TreeModel, found: TreeModel) -> bool:
     """Say whether *found* is *model* with some of the pages of the write *step*."""
-    if step is None or step[0] not in ("write", "held"):
+    if step is None or step[0] not in WRITES:
         return False
     path = step[1]
     assert isinstance(path, str)

@@ -18,12 +18,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
-MOST_FILES = 120
 DIRECTORIES = 5
 
 
 class Load:
     """The tree as this program knows it, and the steps it does to it."""
+
+    most_files = 120
 
     def __init__(self, root: str, journal: str, seed: int) -> None:
         # Inside, it meets the dead mount even after that was detached from its mountpoint.
@@ -107,7 +108,7 @@ class Load:
         }
         while True:
             action = self.rng.choices([*weights], [*weights.values()])[0]
-            if len(self.files) > MOST_FILES:
+            if len(self.files) > self.most_files:
                 action = self.delete
             elif len(self.files) < 10:
                 action = self.add

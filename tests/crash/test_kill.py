@@ -15,6 +15,7 @@ import pyarrow.dataset as ds
 import pytest
 
 from pondfs.options import FSYNCS
+from tests.campaign import Campaign
 from tests.crash import delta_log, load
 from tests.crash.journal import (
     Journal,
@@ -29,7 +30,6 @@ from tests.crash.journal import (
 from tests.crash.system_calls import attached
 from tests.mount.harness import PondMount, detach, wait_gone, wait_until
 
-ROUNDS = 25  # with each way to sync
 # Steps of the load before the kill: some rounds end in the first steps, most amid many commits.
 MOST_STEPS = 250
 LOAD_TIMEOUT_S = 30.0
@@ -198,8 +198,11 @@ class Work:
         )
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("fsync", FSYNCS)
-def test_kills_lose_nothing(pond_unmounted: PondMount, tmp_path: Path, fsync: str) -> None:
+def test_kills_lose_nothing(
+    pond_unmounted: PondMount, tmp_path: Path, fsync: str, campaign: Campaign
+) -> None:
     """Often on one store: load, kill -9 somewhere, mount, compare with every acknowledgement.
 
     In even rounds only the load's own fsyncs commit, so the tree must be exactly that of the last
@@ -211,7 +214,8 @@ def test_kills_lose_nothing(pond_unmounted: PondMount, tmp_path: Path, fsync: st
     pond.remount()
     rng = random.Random(2)
     acknowledged = 0
-    for number in range(ROUNDS):
+    kills = campaign.rounds(suite=12, long=200)
+    for number in range(kills):
         pid = pond.pid  # looked up while the daemon is idle: so the kill itself takes no time
         work = Work(pond.mnt, tmp_path, number, with_commits=number % 2 == 1)
         try:
@@ -226,9 +230,13 @@ def test_kills_lose_nothing(pond_unmounted: PondMount, tmp_path: Path, fsync: st
         pond.mount(*pond.options)
         work.check(journal)
         acknowledged += sum(step[0] == "fsync" for step in journal.steps[: journal.done])
-    assert acknowledged > ROUNDS, "too few acknowledged fsyncs for this to mean anything"
+    assert acknowledged > kills, "too few acknowledged fsyncs for this to mean anything"
     pond.umount()
     assert_dense(pond.store)
+    campaign.tell(
+        f"kills, fsync={fsync}", rounds=kills, faults=kills, losses=0,
+        note=f"{acknowledged:,} acknowledged fsyncs",
+    )  # fmt: skip
 
 
 def assert_dense(store: Path) -> None:

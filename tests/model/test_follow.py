@@ -33,7 +33,6 @@ from tests.unit.store.support import directory_rows, extent_row, file_row, make_
 
 ME = Caller(os.getuid(), os.getgid())
 NAMES = [b"a", b"b", b"c", b"d", b"\xff", b"\xfe"]
-SEEDS = range(int(os.environ.get("POND_MODEL_EXAMPLES", "60")) // 15)
 STEPS = 120
 
 Facts = tuple[Any, ...]
@@ -281,7 +280,7 @@ def exchange(path: Path, remove: bool) -> None:
             os.unlink(uri.removeprefix("file://"))
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.campaign("followers", suite=4, long=100)
 def test_a_random_life(seed: int, tmp_path: Path) -> None:
     """With and without new images, commits in bunches, and a kernel that forgets."""
 
@@ -306,7 +305,7 @@ def test_a_random_life(seed: int, tmp_path: Path) -> None:
     run(main)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.campaign("followers, files exchanged", suite=4, long=50)
 @pytest.mark.parametrize("most_rows", [news.MOST_ROWS, 3])
 def test_a_life_in_which_files_are_exchanged(
     seed: int, most_rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

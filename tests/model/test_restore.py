@@ -28,7 +28,8 @@ from pondfs.vfs.vfs import Vfs
 ME = Caller(os.getuid(), os.getgid())
 ROOT_CALLER = Caller(0, 0)
 NAMES = (b"a", b"b", b"c", b"\xff")
-ROUNDS = int(os.environ.get("POND_MODEL_EXAMPLES", "60"))
+
+of_many_lives = pytest.mark.campaign("restores, undos", suite=25, long=250)
 
 Snapshot = dict[bytes, tuple[Any, ...]]
 
@@ -168,13 +169,14 @@ class Life:
             await self.keep()
 
 
-@pytest.fixture(params=range(ROUNDS))
-def life(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
-    life = Life(tmp_path / "pond", request.param)
+@pytest.fixture
+def life(seed: int, tmp_path: Path) -> Any:
+    life = Life(tmp_path / "pond", seed)
     yield life
     life.store.close()
 
 
+@of_many_lives
 def test_a_restored_tree_is_the_old_one(life: Life) -> None:
     """After ``restore --at n /``, ``diff n`` is empty; and an undo of it leads back, exactly."""
 
@@ -205,6 +207,7 @@ def test_a_restored_tree_is_the_old_one(life: Life) -> None:
     trio.run(main)
 
 
+@of_many_lives
 def test_a_restored_path_leaves_the_rest_alone(life: Life) -> None:
     async def main() -> None:
         async with life.running():
@@ -230,6 +233,7 @@ def test_a_restored_path_leaves_the_rest_alone(life: Life) -> None:
     trio.run(main)
 
 
+@of_many_lives
 def test_undo_takes_back_one_version_or_names_what_is_in_the_way(life: Life) -> None:
     async def main() -> None:
         async with life.running():
@@ -260,6 +264,7 @@ def test_undo_takes_back_one_version_or_names_what_is_in_the_way(life: Life) -> 
     trio.run(main)
 
 
+@of_many_lives
 def test_a_commit_that_fails_is_told_and_nothing_is_lost(life: Life) -> None:
     async def main() -> None:
         async with life.running():
@@ -288,6 +293,7 @@ def test_a_commit_that_fails_is_told_and_nothing_is_lost(life: Life) -> None:
     trio.run(main)
 
 
+@of_many_lives
 def test_a_dry_run_says_it_and_does_nothing(life: Life) -> None:
     async def main() -> None:
         async with life.running():
@@ -303,6 +309,7 @@ def test_a_dry_run_says_it_and_does_nothing(life: Life) -> None:
     trio.run(main)
 
 
+@of_many_lives
 def test_copies_beside_what_is_there(life: Life) -> None:
     async def main() -> None:
         async with life.running():

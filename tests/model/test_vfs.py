@@ -18,7 +18,13 @@ import trio
 import trio.testing
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from pondfs.errors import CommitFailed, FileError
 from pondfs.interfaces import Image
@@ -32,12 +38,12 @@ from pondfs.vfs.nodes import CLEAN
 from pondfs.vfs.pending import DEAD_BYTES
 from pondfs.vfs.rebase import Rebaser
 from pondfs.vfs.vfs import Vfs
+from tests.campaign import Campaign
 
 ME = Caller(os.getuid(), os.getgid())
 NAMES = st.sampled_from([b"a", b"b", b"c", b"\xff"])
 OFFSETS = st.integers(0, 9000)
 SIZES = st.integers(1, 5000)
-LONG = int(os.environ.get("POND_MODEL_EXAMPLES", "60"))
 
 
 class File:
@@ -470,11 +476,18 @@ class VfsMachine(RuleBasedStateMachine):
         assert pending.inflight >= journaled
 
 
-TestVfs = VfsMachine.TestCase
-TestVfs.settings = settings(
-    max_examples=LONG,
-    stateful_step_count=40,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-    print_blob=True,
-)
+@pytest.mark.campaign
+def test_the_live_tree_is_as_the_reference(campaign: Campaign) -> None:
+    """See the module's docstring."""
+    examples = campaign.rounds(suite=60, long=3000)
+    run_state_machine_as_test(
+        VfsMachine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            print_blob=True,
+        ),
+    )
+    campaign.tell("the live tree, faults and crashes", rounds=examples, faults=0, losses=0)

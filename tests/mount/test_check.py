@@ -16,7 +16,8 @@ from pondfs.store.check import Report, check_store
 from tests.campaign import Campaign
 from tests.conftest import MakePond
 from tests.mount.harness import PondMount, run
-from tests.mount.test_compact_stress import HASTE, Model
+from tests.mount.haste import hasten
+from tests.mount.test_compact_stress import Model
 from tests.unit.store.damage import data_file
 
 TREE_HASH = Path(__file__).parents[2] / "docs" / "reference" / "tree_hash.py"
@@ -139,11 +140,8 @@ def test_beside_a_mount_that_is_changed(
     make_pond: MakePond, tmp_path: Path, fsync: str, campaign: Campaign
 ) -> None:
     """A writer commits, compacts and prunes all the time: every look finds a sound pond."""
-    where = tmp_path / "haste"
-    where.mkdir()
-    (where / "sitecustomize.py").write_text(HASTE)
     pond = make_pond()
-    pond.env["PYTHONPATH"] = os.fspath(where)
+    hasten(pond, tmp_path)
     pond.mount("commit=1", f"fsync={fsync}")
     for number in range(3):
         (pond.mnt / f"d{number}").mkdir()

@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable
 
+from tests.campaign import Campaign
 from tests.mount.harness import PondMount
 from tests.mount.place import errno_of
 from tests.mount.test_past import Life, same_tree
 
 VERSIONS = 200
-STEP = int(os.environ.get("POND_LIFE_STEP", "0"))
-"""1 looks at every version in every way, which takes five minutes more."""
 
 
 @pytest.fixture
@@ -56,14 +55,17 @@ def check_copied(life: Life, versions: list[int], place: Path) -> None:
         same_tree(life.kept[version], copy)
 
 
-def test_every_version_stays_what_it_was(life: Life, tmp_path: Path) -> None:
+@pytest.mark.campaign
+def test_every_version_stays_what_it_was(life: Life, tmp_path: Path, campaign: Campaign) -> None:
+    """The long form looks at every version in every way."""
     pond, versions = life.pond, sorted(life.kept)
-    check(life, "versions", versions)
-    check(life, "at", versions[:: STEP or 10])
-    check_mounted(life, versions[:: STEP or 40], tmp_path / "old")
+    check(life, "versions", versions[:: campaign.rounds(suite=3, long=1)])
+    check(life, "at", versions[:: campaign.rounds(suite=10, long=1)])
+    step = campaign.rounds(suite=40, long=1)
+    check_mounted(life, versions[::step], tmp_path / "old")
     copied = tmp_path / "copied"
     copied.mkdir()
-    check_copied(life, versions[:: STEP or 40], copied)
+    check_copied(life, versions[::step], copied)
 
     pond.pond("tag", "pinned", str(versions[42]))
     before = stored_bytes(pond)
@@ -91,6 +93,7 @@ def test_every_version_stays_what_it_was(life: Life, tmp_path: Path) -> None:
     same_tree(life.kept[versions[42]], pond.mnt)
     pond.pond("undo")
     same_tree(life.kept[versions[-1]], pond.mnt)
+    campaign.tell("versions in every way", rounds=len(versions), faults=0, losses=0)
 
 
 def stored_bytes(pond: PondMount) -> int:

@@ -2,8 +2,6 @@
 
 Every result, every errno and the whole tree must be the same on both sides. After ``kill -9`` the
 pond must hold exactly one of the trees there were between the last acknowledged fsync and the kill.
-
-``POND_TEST_PROFILE=long`` runs it for hours instead of a minute, at random and with shrinking.
 """
 
 from __future__ import annotations
@@ -26,6 +24,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from tests.campaign import Campaign
 from tests.conftest import MakePond
 from tests.mount import syscalls
 from tests.mount.harness import PondMount
@@ -51,8 +50,8 @@ SHORT = settings(
     suppress_health_check=list(HealthCheck),
 )
 LONG = settings(
-    max_examples=2000,
-    stateful_step_count=120,
+    max_examples=60,
+    stateful_step_count=80,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
@@ -63,6 +62,10 @@ offsets = st.one_of(
 sizes = st.one_of(st.integers(0, 100), st.integers(0, 30_000), st.sampled_from([4096, 65_536]))
 # One byte repeated: what differs in a failure can then be read.
 fills = st.integers(1, 255)
+
+
+kills: list[PondMount] = []
+"""One each."""
 
 
 class MountMachine(RuleBasedStateMachine):
@@ -290,6 +293,7 @@ class MountMachine(RuleBasedStateMachine):
         on_pond = [pair[1] for pair in self.held]
         self.held = []
         self.pond.kill()
+        kills.append(self.pond)
         for fd in on_pond:
             errno_of(os.close, fd)
         self.pond.mount(*self.pond.options)
@@ -331,11 +335,16 @@ def fsync(path: bytes) -> None:
         os.close(fd)
 
 
+@pytest.mark.campaign
 def test_the_mount_behaves_as_a_directory_and_survives_kills(
-    make_pond: MakePond, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_pond: MakePond, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, campaign: Campaign
 ) -> None:
     """See the module's docstring."""
     monkeypatch.setattr(MountMachine, "make_pond", staticmethod(make_pond), raising=False)
     monkeypatch.setattr(MountMachine, "plain_root", tmp_path, raising=False)
-    profile = LONG if os.environ.get("POND_TEST_PROFILE") == "long" else SHORT
+    profile = LONG if campaign.long else SHORT
+    kills.clear()
     run_state_machine_as_test(MountMachine, settings=profile)
+    campaign.tell(
+        "a mount beside a directory", rounds=profile.max_examples, faults=len(kills), losses=0
+    )

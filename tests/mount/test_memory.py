@@ -2,7 +2,7 @@
 
 A loop of everything programs do with a bounded set of files. Between its rounds the kernel is made
 to forget, and then what the daemon has in memory must be as after the rounds before: nodes,
-descriptors, memory that is its own. POND_LEAK_ROUNDS makes it longer.
+descriptors, memory that is its own.
 """
 
 from __future__ import annotations
@@ -14,13 +14,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from pondfs.vfs.rebase import FEW_CHANGED
-from tests.mount.harness import PondMount, run, wait_until
+import pytest
 
-ROUNDS = int(os.environ.get("POND_LEAK_ROUNDS", "8"))
-WARM_UP = max(3, ROUNDS // 3)
-COMPACTS = ROUNDS > 20
-"""What the first compaction loads stays (10 MB); in a short run nobody knows when it comes."""
+from pondfs.vfs.rebase import FEW_CHANGED
+from tests.campaign import Campaign
+from tests.mount.harness import PondMount, run, wait_until
 
 FILES = FEW_CHANGED + 200
 """So many change in each round that an image is due."""
@@ -120,21 +118,31 @@ class Work:
         (self.pond.mnt / f".pond/versions/{newest}/busy/kept").read_bytes()
 
 
-def test_a_bounded_set_of_files_takes_bounded_memory(make_pond: Any) -> None:
-    pond = make_pond().mount("xattr", "commit=3600", f"compact={'on' if COMPACTS else 'off'}")
+@pytest.mark.campaign
+def test_a_bounded_set_of_files_takes_bounded_memory(make_pond: Any, campaign: Campaign) -> None:
+    rounds = campaign.rounds(suite=8, long=80)
+    warm_up = max(3, rounds // 3)
+    # What the first compaction loads stays (10 MB); in a short run nobody knows when it comes.
+    compact = "on" if campaign.long else "off"
+    pond = make_pond().mount("xattr", "commit=3600", f"compact={compact}")
     pid = pond.pid
     work = Work(pond)
     memory: list[float] = []
     descriptors: list[int] = []
     nodes: list[int] = []
     with work.log:
-        for number in range(ROUNDS):
+        for number in range(rounds):
             work.round(number)
             nodes.append(settle(pond)["nodes_in_memory"])
             memory.append(anonymous_mb(pid))
             descriptors.append(len(os.listdir(f"/proc/{pid}/fd")))
     print(f"{nodes=} {descriptors=}", " ".join(f"{mb:.1f}" for mb in memory))
-    early, late = slice(WARM_UP, WARM_UP + 2), slice(-2, None)
+    early, late = slice(warm_up, warm_up + 2), slice(-2, None)
     # Data files stay open for reading, some more with each round; nothing else may pile up.
-    assert descriptors[-1] - descriptors[WARM_UP] <= FILES_READ * (ROUNDS - WARM_UP)
-    assert median(memory[late]) - median(memory[early]) < GROWTH_MB, memory
+    assert descriptors[-1] - descriptors[warm_up] <= FILES_READ * (rounds - warm_up)
+    growth = median(memory[late]) - median(memory[early])
+    assert growth < GROWTH_MB, memory
+    campaign.tell(
+        "memory of a bounded set of files", rounds=rounds, faults=0, losses=0,
+        note=f"{memory[-1]:.0f} MB, {growth:+.1f} MB",
+    )  # fmt: skip

@@ -11,18 +11,14 @@ from deltalake import DeltaTable
 
 from pondfs.store.deltalog import list_log
 from tests.mount.harness import PondMount, wait_until
-from tests.mount.test_compact_stress import HASTE
+from tests.mount.haste import hasten
 
 
 @pytest.fixture
-def hasty(
-    make_pond: Callable[..., PondMount], tmp_path_factory: pytest.TempPathFactory
-) -> PondMount:
+def hasty(make_pond: Callable[..., PondMount], tmp_path: Path) -> PondMount:
     """Upkeep every moment: a checkpoint every 20 entries, and 20 kept."""
-    where = tmp_path_factory.mktemp("haste")
-    (where / "sitecustomize.py").write_text(HASTE)
     pond = make_pond()
-    pond.env["PYTHONPATH"] = os.fspath(where)
+    hasten(pond, tmp_path)
     pond.run("pond", "init", os.fspath(pond.store))
     return pond.mount("commit=3600,fsync=delta")
 

@@ -6,6 +6,7 @@ files is followed by whoever opens it, with their rights.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -88,15 +89,13 @@ OUTSIDE = [
     "..",
     ".",
     "",
-    7,
-    None,
 ]
 
 
 @pytest.mark.parametrize("kind", ["add", "remove"])
 @pytest.mark.parametrize("path", OUTSIDE)
 def test_the_log_names_no_file_elsewhere(
-    store: Path, capsys: pytest.CaptureFixture[str], kind: str, path: object
+    store: Path, capsys: pytest.CaptureFixture[str], kind: str, path: str
 ) -> None:
     """What is elsewhere was read as data (and by prune, removed) if it had the right size."""
     outside = store.parent / "outside"
@@ -105,7 +104,7 @@ def test_the_log_names_no_file_elsewhere(
     newest = newest_file(store)
     shutil.copy(store / newest, outside / "data.parquet")
     shutil.copy(store / newest, store / "sub" / "data.parquet")
-    rewrite_path(store, kind, path.format(outside=outside) if isinstance(path, str) else path)
+    rewrite_path(store, kind, path.format(outside=outside))
     with pytest.raises(StoreDamaged, match=r"data file|own directory"):
         DeltaStore.open_reader(store)
     with pytest.raises(StoreDamaged):
@@ -115,6 +114,16 @@ def test_the_log_names_no_file_elsewhere(
         assert code == StoreDamaged.exit_code, said
         assert said.count("\n") == 1, said
     assert (outside / "data.parquet").exists()
+
+
+@pytest.mark.parametrize("kind", ["add", "remove"])
+@pytest.mark.parametrize("path", [7, None])
+def test_what_is_no_path_is_no_entry(store: Path, kind: str, path: object) -> None:
+    """As one that a crash tore: the version before it is what there is."""
+    rewrite_path(store, kind, path)
+    with contextlib.closing(DeltaStore.open_reader(store)) as reader:
+        assert reader.version == 1
+        assert log_entry(store, 2).name in "".join(reader.notes)
 
 
 def test_nor_does_a_checkpoint(store: Path) -> None:

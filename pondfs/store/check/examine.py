@@ -155,6 +155,12 @@ def _check_tree(
         extents.sizes_can_be(found),
         extents.extents_are_inside(found),
     )
+    if len(tree.bad_names(found)):
+        # A fold refuses them all: whoever reads on would be led out of the tree.
+        report.notes.append(
+            "contents were not looked at, as some names can't be: repair them first"
+        )
+        return None
     try:
         columns = fold_history(found.rows, EMPTY, where.readable, reader)
     except (StoreDamaged, OSError) as error:

@@ -12,7 +12,7 @@ import trio
 from deltalake import DeltaTable
 
 from docs.generate import CHECK, check_page
-from pondfs.errors import NoSuchVersion, NotAPond, PondLocked
+from pondfs.errors import NoSuchVersion, NotAPond, PondLocked, StoreDamaged
 from pondfs.node import ROOT, NodeId, Version
 from pondfs.oplog import Row
 from pondfs.store import compact, compact_files, prune, prune_files
@@ -209,9 +209,9 @@ def test_what_is_lost_gets_a_name(pond: Path) -> None:
     info = store.list_versions()[0]
     assert info.message.startswith("repair: ")
     assert info.nodes_created == 1
-    # The version before is as it was.
-    before = store.load_image_at(Version(outcome.version - 1))
-    assert b"lost+found" not in before.load_entries(ROOT)
+    # The version before is as it was: with a name that nobody shall follow.
+    with pytest.raises(StoreDamaged, match="a name that no file can have"):
+        store.load_image_at(Version(outcome.version - 1))
     store.close()
 
     # A second time the directory is used that is there.

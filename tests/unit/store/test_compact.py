@@ -60,8 +60,6 @@ from tests.unit.store.support import (
     size_row,
 )
 
-SEEDS = int(os.environ.get("POND_COMPACT_SEEDS", "15"))
-
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
@@ -102,7 +100,7 @@ def write_often(store: DeltaStore, versions: int, *, first: int = 2) -> None:
 # --- nothing is lost ---
 
 
-@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.campaign("compacted ponds", suite=8, long=150)
 def test_every_version_is_as_it_was(path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(seed)
     monkeypatch.setattr(compact_files, "LEAST_GROUP_ROWS", rng.choice([3, 1024]))
@@ -140,7 +138,7 @@ def test_every_version_is_as_it_was(path: Path, seed: int, monkeypatch: pytest.M
     assert committed(path) == data_file_names(path)
 
 
-@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.campaign("ponds compacted while in use", suite=8, long=150)
 def test_the_live_tree_goes_on(path: Path, seed: int) -> None:
     """Pending changes, open files without a name, and pasts that are looked at, through a swap."""
     walk = Walk(path, seed)

@@ -75,7 +75,7 @@ def size_on_disk(path: Path) -> int:
     return sum((path / name).stat().st_size for name in data_file_names(path))
 
 
-@pytest.mark.parametrize("seed", range(int(os.environ.get("POND_PRUNE_SEEDS", "25"))))
+@pytest.mark.campaign("pruned ponds", suite=12, long=250)
 def test_kept_versions_are_as_they_were(
     path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,7 +133,7 @@ def row_key(row: dict[str, Any]) -> tuple[int, int]:
 # --- while it is mounted ---
 
 
-@pytest.mark.parametrize("seed", range(int(os.environ.get("POND_PRUNE_SEEDS", "12"))))
+@pytest.mark.campaign("ponds pruned while in use", suite=8, long=120)
 def test_the_live_tree_goes_on(path: Path, seed: int) -> None:
     """Pending changes, open files without a name, and pasts that are looked at, through a swap."""
     walk = Walk(path, seed)
