@@ -35,7 +35,7 @@ what=${1:-run}
 case $what in run | test) ;; *) die "usage: $0 run|test" ;; esac
 
 need_command git git
-need_command gcc gcc                       # pyfuse3 is compiled on installation
+need_command gcc gcc                       # pyfuse3 is compiled on installation, a test's bad disk, too
 need_command pkg-config pkg-config
 need libc6-dev test -e /usr/include/stdio.h
 need libfuse3-dev pkg-config --exists fuse3

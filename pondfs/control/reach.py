@@ -7,6 +7,7 @@ functions, because that takes longer than most commands.
 """
 
 import contextlib
+import errno
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from pondfs.control.protocol import find_sockets
 from pondfs.errors import DaemonGone, DaemonRefused, NotAPond, NotPermitted
 from pondfs.mountinfo import Mount, find_pond_around, find_pond_at, find_ponds_of, is_believable
 from pondfs.options import default_store, parse_store
+from pondfs.store.existence import is_there
 
 if TYPE_CHECKING:
     from pondfs.change import Change, Event
@@ -134,7 +136,9 @@ def require_pond(store: Path) -> None:
         os.stat(store / "_delta_log")
     except PermissionError:
         raise NotPermitted(f"{store} is not readable: ask as its owner or as root") from None
-    except OSError:
+    except OSError as error:
+        if error.errno == errno.EIO:
+            raise  # a disk that fails is not one without a pond
         if store == default_store(os.environ):
             _require_directory()
         raise NotAPond(
@@ -149,8 +153,11 @@ def publish_journal(store: Path) -> str:
 
     Returns: what is to be said of versions that could not be, as nobody is there to do it; or "".
     """
-    if not os.path.lexists(store / "_pond" / "journal"):
-        return ""
+    try:
+        if not is_there(store / "_pond" / "journal"):
+            return ""
+    except OSError as error:
+        return f"the newest versions may be missing: {error}"
     socket = _lock_socket(store)
     if socket is not None:
         try:

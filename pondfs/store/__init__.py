@@ -14,6 +14,7 @@ No trio: everything here blocks and is called from threads. In reading order:
 - ``lock``: one writer
 - ``packing`` ``frames``: contents compressed, in files that are written anew; where each lies then
 - ``layout`` ``pages``: where the contents lie in a file that is there already
+- ``sums``: checksums of a file's blocks
 - ``content`` ``pread``: reading contents by one system call; ``decode`` ``framecache``: those that
   are compressed, and what of them stays in memory
 - ``scan`` ``rowcache``: all rows but their bytes, read once; ``records``: files of caches
@@ -37,7 +38,8 @@ No trio: everything here blocks and is called from threads. In reading order:
   ``prune_swap``: one log entry that puts those in the place of the old ones; ``compact_worker``:
   the process that compacts beside a mount
 - ``check``: every invariant of all that; ``repair_plan`` ``repair``: mending what it found
-- ``faults``: named points where tests break things; ``memory``: giving it back
+- ``damage``: which data file it was; ``existence``: what is there, on a disk that fails;
+  ``faults``: named points where tests break things; ``memory``: giving it back
 
 Importing the package itself is cheap: pyarrow comes with the first use (0.2 s).
 """

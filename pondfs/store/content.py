@@ -1,10 +1,10 @@
 """Reading contents: one `pread` if they lie as they are, decoded frames if they are compressed.
 
 The hot path is `read_nowait` and `read` of a content whose position is known and whose file is
-open: attribute look-ups and one system call, or a copy from the cache of what was decoded. Page
-checksums are not looked at where contents lie as they are: they cover whole pages, so checking one
-would mean reading up to 8 MiB to answer 4 KiB. Other readers of the table check them. What is
-compressed is compared with its frames' own.
+open: attribute look-ups and one system call, or a copy from the cache of what was decoded. Either
+way nothing goes out that was not compared with a checksum: of its blocks where contents lie as they
+are (see `sums`), of its frames where they are compressed, of its pages where another program wrote
+them. Files of an earlier pondfs have no sums of blocks: what lies in them as it is goes unchecked.
 
 Row groups that another program wrote are decoded whole.
 """
@@ -23,14 +23,16 @@ import pyarrow.parquet as pq
 
 from pondfs.errors import StoreDamaged
 from pondfs.extent import Content
+from pondfs.store.damage import naming
 from pondfs.store.decode import AT_ONCE, OpenFile, PackedFile
 from pondfs.store.framecache import FrameCache
 from pondfs.store.frames import load_table
 from pondfs.store.layout import FileBytes, Group, find_groups
 from pondfs.store.pages import Positions, locate_values
-from pondfs.store.pread import Piece, fill, read_run, read_soon
+from pondfs.store.pread import Piece, Source, fill, fill_nowait, read_run, read_soon
 from pondfs.store.schema import CONTENT
 from pondfs.store.seal import find_seal, read_of
+from pondfs.store.sums import load_sums
 
 CACHE_BYTES = 64 << 20
 """Decoded contents kept in memory by whoever does not say how much: pondfs's own commands."""
@@ -89,10 +91,10 @@ class DataFile:
     def hold(self) -> None:
         """Keep the file readable until the last reader has let go of this, whatever its name does.
 
-        Raises: OSError.
+        Raises: OSError; StoreDamaged.
         """
         if self.held is None:
-            self.held = Handle(os.open(self.path, OPEN))
+            self.held = Handle(self.path)
 
     def __repr__(self) -> str:
         return f"DataFile({self.name}, {self.size} bytes)"
@@ -110,12 +112,17 @@ class Handle:
         "open",
         "packed",
         "positions",
+        "source",
         "starts",
     )
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, path: str) -> None:
+        """Open it. Raises: OSError; StoreDamaged."""
+        fd = os.open(path, OPEN)
         self.open = OpenFile(fd)
         self.fd = fd
+        with naming(path):
+            self.source = Source(fd, path, load_sums(fd, path))
         # What is compressed in it: nothing, or nobody asked yet.
         self.packed: PackedFile | None = None
         self.asked = False
@@ -178,13 +185,11 @@ class ContentReader:
         if not self._nowait:
             return False
         try:
-            got = os.preadv(handle.fd, (target,), position + skip, os.RWF_NOWAIT)
-            # A short answer is a part that is cached, or a damaged file: `read` tells them apart.
-            return got == len(target)
+            return fill_nowait(handle.source, position + skip, target)
         except BlockingIOError:
             if len(target) > SMALL_READ_BYTES:
                 return False
-            return read_soon(handle.fd, position + skip, target)
+            return read_soon(handle.source, position + skip, target)
         except OSError as error:
             if error.errno in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
                 self._nowait = False
@@ -205,7 +210,7 @@ class ContentReader:
         elif position < -1:
             self._packed(file, handle).copy(position, skip, target)
         else:
-            fill(handle.fd, file.path, position + skip, target)
+            fill(handle.source, position + skip, target)
 
     def read_many(self, pieces: Sequence[Piece]) -> None:
         """Do what `read` does with each; what lies side by side comes by one system call.
@@ -224,7 +229,7 @@ class ContentReader:
             elif position < -1:
                 at = self._read_packed(pieces, at, file, self._packed(file, handle))
             else:
-                at = read_run(pieces, at, handle.fd)
+                at = read_run(pieces, at, handle.source)
 
     def _read_packed(
         self, pieces: Sequence[Piece], at: int, file: DataFile, packed: PackedFile
@@ -337,7 +342,7 @@ class ContentReader:
                 else:
                     old.handle = None
             try:
-                handle = Handle(os.open(file.path, OPEN))
+                handle = Handle(file.path)
             except FileNotFoundError:
                 raise StoreDamaged(
                     f"data file {file.path} is gone: restore it from a backup"
@@ -350,7 +355,8 @@ class ContentReader:
         """Return the content's position; -1 when its row group must be decoded."""
         position = content.position
         if position == -1:
-            position = content.position = self._locate(file, handle, content)
+            with naming(file.path):
+                position = content.position = self._locate(file, handle, content)
         return position
 
     def _locate(self, file: DataFile, handle: Handle, content: Content) -> int:

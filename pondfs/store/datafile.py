@@ -17,6 +17,7 @@ from pondfs.store.frames import pack_position, table_bytes
 from pondfs.store.parquet import Packed, ParquetWriter, Part
 from pondfs.store.rows import Encoded, encode, renumber
 from pondfs.store.schema import STATISTICS
+from pondfs.store.sums import BlockSums
 
 ROW_GROUP_CONTENT_BYTES = 8 << 20
 """Content per row group: what a reader without our positions has to read for one value."""
@@ -99,8 +100,8 @@ def write_groups(
 ) -> tuple[str, int, list[int]]:
     """Write a new data file from row groups: how many rows each has, and the rows.
 
-    Contents may be compressed: then a table of their frames comes with them. With *rewritten* it
-    does even if it is empty: it has been tried.
+    Behind them come the checksums of the file's blocks. Contents may be compressed: then a table of
+    their frames comes as well. With *rewritten* it does even if it is empty: it has been tried.
 
     Returns: its name, its size, and the position of each content.
     Durability and errors: as `write_data_file`.
@@ -121,7 +122,7 @@ def write_groups(
             else:
                 positions.extend(frames.add(packed, bodies, places))
             frames.rows += count
-        writer.finish(frames.table() if frames or rewritten else b"")
+        writer.finish(sink.sums.table() + (frames.table() if frames or rewritten else b""))
         sink.flush()
         fault("data-file:fsync")
         os.fsync(fd)
@@ -181,14 +182,21 @@ def new_name() -> str:
 
 
 class _Sink:
-    """Collects what is to be written and hands it over in few system calls, uncopied."""
+    """Collects what is to be written and hands it over in few system calls, uncopied.
+
+    Attributes:
+        sums: the checksums of it.
+    """
 
     def __init__(self, fd: int) -> None:
+        self.sums = BlockSums()
         self._fd = fd
         self._parts: list[Part] = []
         self._size = 0
 
     def write(self, parts: Sequence[Part]) -> None:
+        for part in parts:
+            self.sums.add(part)
         self._parts.extend(parts)
         self._size += sum(map(len, parts))
         if self._size >= _BUFFER_BYTES:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from pondfs.errors import StoreDamaged
+from pondfs.store.damage import naming
 from pondfs.store.framecache import FrameCache
 from pondfs.store.frames import FrameTable
 
@@ -116,7 +117,8 @@ class PackedFile:
             for start, end in self._runs(first, stop):
                 begin = table.starts[start]
                 length = table.starts[end - 1] + table.sizes[end - 1] - begin
-                data = memoryview(os.pread(self._open.fd, length, begin))
+                with naming(self._path):
+                    data = memoryview(os.pread(self._open.fd, length, begin))
                 if len(data) != length:
                     raise self._damaged("shorter than its rows say")
                 for number in range(start, end):

@@ -22,6 +22,7 @@ from pondfs.store.content import ContentReader, DataFile
 from pondfs.store.datafile import Run, unlink_quietly, write_runs
 from pondfs.store.deltalog import LOG_DIR, Snapshot, read_snapshot
 from pondfs.store.equality import same_bytes
+from pondfs.store.existence import is_directory, is_there
 from pondfs.store.faults import fault
 from pondfs.store.files import data_files
 from pondfs.store.image import TableImage
@@ -156,12 +157,13 @@ class DeltaStore:
         Raises: NotAPond; PondLocked naming the holder; StoreDamaged; OSError.
         """
         store = os.path.abspath(os.fspath(path))
-        if not os.path.isdir(os.path.join(store, LOG_DIR)):
+        if not is_directory(os.path.join(store, LOG_DIR)):
             raise NotAPond(f"{store} is no pond: make one with 'pond init {store}'")
         # Everything in `_pond/` can be rebuilt, so it may be missing: a copied table, say.
         pond = os.path.join(store, table.POND_DIR)
-        with acting_as(find_owner(store)):
-            os.makedirs(pond, 0o700, exist_ok=True)
+        if not is_there(pond):
+            with acting_as(find_owner(store)):
+                os.makedirs(pond, 0o700, exist_ok=True)
         lock = WriterLock(pond, mountpoint=mountpoint, socket=socket)
         try:
             opened = table.open_table(store, writable=True)
@@ -289,11 +291,11 @@ class DeltaStore:
     def hold(self, content: Content) -> None:
         """Keep the data file of *content* readable while anybody has it.
 
-        Raises: OSError; the file is not removed before `close` then.
+        Raises: OSError, StoreDamaged; the file is not removed before `close` then.
         """
         try:
             content.file.hold()
-        except OSError:
+        except (OSError, StoreDamaged):
             self._leftovers.outdated.add(content.file.name)
             raise
 

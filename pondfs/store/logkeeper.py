@@ -40,6 +40,7 @@ from pondfs.store.deltalog import (
     read_checkpoint,
     read_snapshot,
 )
+from pondfs.store.existence import is_there
 from pondfs.store.faults import fault
 from pondfs.store.lock import Owner, acting_as
 from pondfs.store.publish import Publisher
@@ -197,7 +198,7 @@ class LogKeeper:
         What is left is bounded by the files on the disk, and so is a checkpoint.
         """
         for name in list(snapshot.removes):
-            if not os.path.lexists(os.path.join(self._path, name)):
+            if not is_there(os.path.join(self._path, name)):
                 del snapshot.removes[name]
 
     # --- old entries ---

@@ -31,6 +31,7 @@ from pondfs.store.deltalog import (
     list_log,
     read_entry,
 )
+from pondfs.store.existence import is_there
 from pondfs.store.files import data_files
 from pondfs.store.fold import fold_rows
 from pondfs.store.history import History
@@ -119,7 +120,7 @@ class LogFeed:
         try:
             versions = self._versions(found, files)
         except StoreDamaged:
-            gone = any(not os.path.exists(file.path) for file in files)
+            gone = any(not is_there(file.path) for file in files)
             if not gone or self._reloaded_before == self._next:
                 raise
             # Exchanged by an entry further on.

@@ -45,6 +45,7 @@ from pondfs.store.deltalog import (
     encode_entry,
     read_snapshot,
 )
+from pondfs.store.existence import is_there
 from pondfs.store.faults import fault
 from pondfs.store.files import data_files
 from pondfs.store.image import TableImage
@@ -287,7 +288,7 @@ def _prune_entry(
     foreign = [
         {**{key: value for key, value in body.items() if value is not None}, "tags": _tags(PRUNE)}
         for name, body in snapshot.removes.items()
-        if _is_compacted(name, body) and os.path.lexists(os.path.join(store, name))
+        if _is_compacted(name, body) and is_there(os.path.join(store, name))
     ]
     actions: list[Action] = [
         {"metaData": _with_append_only(snapshot.metadata, "false")},

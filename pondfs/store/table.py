@@ -29,6 +29,7 @@ from pondfs.store.deltalog import (
     read_entry,
     read_snapshot,
 )
+from pondfs.store.existence import is_directory, is_there
 from pondfs.store.faults import fault
 from pondfs.store.lock import acting_as, find_owner
 
@@ -63,7 +64,7 @@ class Opened:
 
 def is_pond(store: str) -> bool:
     """Return whether *store* holds a pond whose creation was finished."""
-    if os.path.exists(os.path.join(store, POND_DIR, _CREATING)):
+    if is_there(os.path.join(store, POND_DIR, _CREATING)):
         return False
     try:
         entries, checkpoints = list_log(os.path.join(store, LOG_DIR))
@@ -79,17 +80,17 @@ def make_directory(store: str) -> None:
     """
     made: list[str] = []
     path = os.path.abspath(store)
-    while not os.path.lexists(path):
+    while not is_there(path):
         made.append(path)
         path = os.path.dirname(path)
     for path in reversed(made):
         os.mkdir(path, 0o700)
-    if not os.path.isdir(store):
+    if not is_directory(store):
         raise PondExists(f"{store} is there and is no directory")
     if is_pond(store):
         raise PondExists(f"{store} already holds a pond")
     pond = os.path.join(store, POND_DIR)
-    if not os.path.exists(os.path.join(pond, _CREATING)) and not _is_empty(store):
+    if not is_there(os.path.join(pond, _CREATING)) and not _is_empty(store):
         raise PondExists(f"{store} is not empty and holds no pond: choose another directory")
     _make_private(store)
     os.makedirs(pond, 0o700, exist_ok=True)
@@ -133,7 +134,7 @@ def begin_creation(store: str) -> None:
     fsync_path(marker)
     fsync_path(pond)
     fault("create:marker")
-    if os.path.isdir(log_dir := os.path.join(store, LOG_DIR)):
+    if is_directory(log_dir := os.path.join(store, LOG_DIR)):
         shutil.rmtree(log_dir)
     for name in os.listdir(store):
         if name.endswith(".parquet"):
@@ -200,7 +201,7 @@ def open_table(store: str, *, writable: bool) -> Opened:
 
     Raises: NotAPond; StoreDamaged naming the file that is missing or bad.
     """
-    if os.path.exists(os.path.join(store, POND_DIR, _CREATING)):
+    if is_there(os.path.join(store, POND_DIR, _CREATING)):
         raise NotAPond(f"the creation of pond {store} was interrupted: run 'pond init' again")
     log_dir = os.path.join(store, LOG_DIR)
     try:

@@ -24,6 +24,9 @@ SPARE_BUFFERS = 8
 """Read buffers kept for the next read: FUSE's largest request, and as many as a few sequential
 readers have under way. A fresh megabyte costs more in page faults than the read itself."""
 
+DAMAGED_AT_MOST = 1000
+"""Paths of files with damaged bytes that are remembered."""
+
 AHEAD_FROM_BYTES = 128 << 10
 """Only requests of this size look like a sequential reader (the kernel's least read-ahead)."""
 
@@ -40,6 +43,8 @@ class Files(Attributes):
         super().__init__(store, options)
         self._room_bytes = 0
         self._buffers: list[bytearray] = []
+        # What was said of files that could not be read; a look for their names takes its time.
+        self._damaged: dict[NodeId, str] = {}
         # Of each file read in large pieces: where its reader is, and how far the disk was sent.
         self._readers: dict[NodeId, tuple[int, int]] = {}
 
@@ -121,14 +126,28 @@ class Files(Attributes):
         if missing:
             try:
                 await offload.run(self._read_missing, missing)
-            except StoreDamaged:
+            except StoreDamaged as error:
                 if self.look_again is None or not again:
-                    raise
+                    raise StoreDamaged(f"{error}{self._needed_for(node)}") from None
                 await self.look_again(node_id)
                 return await self.read(node_id, offset, length, again=False)
+            except OSError as error:
+                said = f"{error.strerror}{self._needed_for(node)}"
+                raise OSError(error.errno, said, error.filename) from None
         if len(self._buffers) < SPARE_BUFFERS:
             self._buffers.append(buffer)
         return whole
+
+    def _needed_for(self, node: Node) -> str:
+        """Return what to say of which file a damaged data file was read for."""
+        path = self._damaged.get(node.id)
+        if path is None:
+            if len(self._damaged) >= DAMAGED_AT_MOST:
+                self._damaged.clear()
+            found = self.nodes.find_path(node)
+            path = "" if found is None else f" (needed for {os.fsdecode(found)!a})"
+            self._damaged[node.id] = path
+        return path
 
     def _read_missing(self, missing: list[tuple[Content, int, memoryview]]) -> None:
         if len(missing) == 1:

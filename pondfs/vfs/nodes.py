@@ -235,6 +235,24 @@ class NodeTable:
             extents = node.extents = ExtentMap(node.load_extents(self.image))
         return extents
 
+    def find_path(self, node: Node) -> bytes | None:
+        """Return a path of a node of the live tree, for messages; None when it has none.
+
+        Costs a look at every name in the directories on the way.
+        """
+        names: list[bytes] = []
+        while node.id != ROOT:
+            if node.id >= PAST or not node.nlink:
+                return None
+            parent = self.get(node.parent)
+            ids = self.children(parent).items()
+            name = next((name for name, node_id in ids if node_id == node.id), None)
+            if name is None:
+                return None
+            names.append(name)
+            node = parent
+        return b"/" + b"/".join(reversed(names))
+
     def add(self, attr: AttrRow, parent: NodeId) -> Node:
         """Return a new node with a fresh id.
 

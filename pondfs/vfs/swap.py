@@ -102,7 +102,7 @@ def _move(node: Node, extents: ExtentMap, store: Store, swap: Swap) -> bool:
         if found is not content:
             try:
                 store.hold(content)
-            except OSError as error:
+            except (OSError, StoreDamaged) as error:
                 log.warning("old data files stay until the pond is unmounted: %s", error)
                 safe = False
         places[content] = content if found is None else found

@@ -21,6 +21,7 @@ from pondfs.store.frames import load_table
 from pondfs.store.image import TableImage
 from pondfs.store.layout import find_groups
 from pondfs.store.schema import CONTENT
+from pondfs.store.sums import load_sums
 
 Progress = Callable[[str, float], None]
 
@@ -62,6 +63,7 @@ def _read_file(number: int, file: DataFile) -> Iterator[tuple[int, BadRows | Non
     """Yield how much was read on, and what is wrong there."""
     left = file.size
     first = 0
+    is_sound = True
     try:
         with open(file.path, "rb", buffering=0) as raw:
             parquet = pq.ParquetFile(
@@ -72,9 +74,13 @@ def _read_file(number: int, file: DataFile) -> Iterator[tuple[int, BadRows | Non
                 first = group.first_row
                 size = _stored_bytes(metadata.row_group(at))
                 left -= size
-                yield size, _read_group(number, parquet, at, first, group.rows)
+                wrong = _read_group(number, parquet, at, first, group.rows)
+                is_sound = is_sound and wrong is None
+                yield size, wrong
             first = 0
             _check_frames(raw.fileno(), file)
+            if is_sound:  # else they say no more, and not of which rows
+                _check_sums(raw.fileno(), file)
     except (StoreDamaged, OSError, pa.ArrowException, KeyError) as error:
         rows = file.row_count if file.row_count is not None else 1 << 62
         yield left, BadRows(number, first, rows, str(error))
@@ -123,6 +129,15 @@ def _check_frames(fd: int, file: DataFile) -> None:
             raise StoreDamaged(f"the frame at byte {table.starts[at]} has not its checksum")
 
 
+def _check_sums(fd: int, file: DataFile) -> None:
+    """Compare the checksums of blocks: reading goes by those, too. Raises: StoreDamaged."""
+    sums = load_sums(fd, file.path)
+    if sums is None:
+        return
+    for start in range(0, sums.stop, _RUN_BYTES):
+        sums.check(start, [memoryview(os.pread(fd, min(_RUN_BYTES, sums.stop - start), start))])
+
+
 def _is_compressed(file: DataFile) -> bool:
     """Return whether some content needs a table of frames.
 
@@ -136,8 +151,8 @@ def _is_compressed(file: DataFile) -> bool:
 def bytes_are_whole(
     files: Sequence[DataFile], bad: Sequence[BadRows], tree: Tree | None, image: TableImage | None
 ) -> Iterator[Wrong]:
-    """Every page of every data file, and every frame in one, has the checksum it was written with,
-    and every content the length that its row says.
+    """Every page, frame and block of every data file has the checksum it was written with, and
+    every content the length that its row says.
     """
     for each in bad:
         file = files[each.file]
