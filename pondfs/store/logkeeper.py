@@ -42,6 +42,7 @@ from pondfs.store.deltalog import (
 )
 from pondfs.store.faults import fault
 from pondfs.store.lock import Owner, acting_as
+from pondfs.store.memory import release_memory
 from pondfs.store.publish import Publisher
 from pondfs.store.table import fsync_path
 
@@ -170,6 +171,9 @@ class LogKeeper:
                 self._checkpoint_s = time.time()
                 self._sound.add(snapshot.checkpoint)
                 self._clean_at = min(self._clean_at, time.monotonic() + LOOK_AGAIN_S)
+            # What it takes grows with the files there are, and goes back to the system.
+            del snapshot
+            release_memory()
             return done
 
     def checkpoint_quietly(self, *, now: bool = False) -> None:
