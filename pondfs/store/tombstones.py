@@ -51,12 +51,36 @@ class Tombstones(MutableMapping[str, Action]):
         if self._places.pop(name, None) is None:
             del self._later[name]
 
+    def find_tagged(self, tag: str) -> Iterator[tuple[str, str | None, int]]:
+        """Yield of each its name, what *tag* says of it, and when it went (ms since 1970, or 0)."""
+        if self._places:
+            tags = _column(self._stored, "tags")
+            said = [None] * len(self._stored) if tags is None else _look_up(tags, tag)
+            times = _column(self._stored, "deletionTimestamp")
+            went = [None] * len(self._stored) if times is None else times.to_pylist()
+            for name, at in self._places.items():
+                yield name, said[at], went[at] or 0
+        for name, body in self._later.items():
+            yield name, (body.get("tags") or {}).get(tag), body.get("deletionTimestamp") or 0
+
     def split(self) -> tuple[Any, list[Action]]:
         """Return those that are in Arrow, None or a StructArray; and the others."""
         stored = self._stored
         if stored is not None and len(self._places) < len(stored):
             stored = stored.take(_indices(list(self._places.values())))
         return stored, list(self._later.values())
+
+
+def _column(bodies: Any, name: str) -> Any:
+    """Return the column, or None where another program's checkpoint has none."""
+    return bodies.field(name) if bodies.type.get_field_index(name) >= 0 else None
+
+
+def _look_up(maps: Any, key: str) -> list[str | None]:
+    import pyarrow.compute as pc
+
+    found: list[str | None] = pc.map_lookup(maps, query_key=key, occurrence="first").to_pylist()
+    return found
 
 
 def _indices(places: list[int]) -> Any:
