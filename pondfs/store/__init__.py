@@ -9,7 +9,8 @@ No trio: everything here blocks and is called from threads. In reading order:
 - ``thrift`` ``parquet`` ``seal`` ``datafile``: encoded columns to one Parquet file, and where each
   content lies in it
 - ``commit`` ``publish``: one log entry, whole and durable or not there; trying until it is
-- ``deltalog`` ``checkpoint``: reading the log, checking that it is whole; keeping it short
+- ``deltalog`` ``checkpoint``: reading the log, checking that it is whole; keeping it short;
+  ``tombstones``: what it says of files that went
 - ``table``: creating and opening the table; what a crash left
 - ``lock``: one writer
 - ``packing`` ``frames``: contents compressed, in files that are written anew; where each lies then

@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -24,6 +24,7 @@ from pondfs.store import seal
 from pondfs.store.datafile import unlink_quietly
 from pondfs.store.deltalog import (
     LAST_CHECKPOINT,
+    Action,
     Snapshot,
     checkpoint_name,
     read_checkpoint,
@@ -89,14 +90,22 @@ def write_checkpoint(log_dir: str, snapshot: Snapshot) -> bool:
     Raises: OSError as the disk says, StoreDamaged when what was written can't be read back; the
         log is as it was then.
     """
-    actions = _actions(snapshot)
+    stored, removes = snapshot.removes.split()
+    actions = _actions(snapshot, removes)
     if actions is None:
         return False
-    columns = [
-        pa.array([body if kind == field.name else None for kind, body in actions], field.type)
-        for field in _SCHEMA
-    ]
-    table = pa.Table.from_arrays(columns, schema=_SCHEMA)
+    table = pa.Table.from_arrays(
+        [
+            pa.array([body if kind == field.name else None for kind, body in actions], field.type)
+            for field in _SCHEMA
+        ],
+        schema=_SCHEMA,
+    )
+    if stored is not None and len(stored):
+        # Files that went, as the last checkpoint has them.
+        others = [pa.nulls(len(stored), field.type) for field in _SCHEMA]
+        others[_SCHEMA.get_field_index("remove")] = stored.cast(_SCHEMA.field("remove").type)
+        table = pa.concat_tables([table, pa.Table.from_arrays(others, schema=_SCHEMA)])
     name = checkpoint_name(snapshot.version)
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, _SCHEMA, compression="zstd", store_schema=False) as writer:
@@ -112,7 +121,7 @@ def write_checkpoint(log_dir: str, snapshot: Snapshot) -> bool:
     _put_file(log_dir, name, data, check)
     last = {
         "version": snapshot.version,
-        "size": len(actions),
+        "size": table.num_rows,
         "sizeInBytes": len(data),
         "numOfAddFiles": len(snapshot.adds),
     }
@@ -134,13 +143,15 @@ def _is_same(written: Snapshot, snapshot: Snapshot) -> bool:
     )
 
 
-def _actions(snapshot: Snapshot) -> list[tuple[str, dict[str, Any]]] | None:
+def _actions(
+    snapshot: Snapshot, removes: Sequence[Action]
+) -> list[tuple[str, dict[str, Any]]] | None:
     actions: list[tuple[str, dict[str, Any]]] = [
         ("protocol", snapshot.protocol),
         ("metaData", snapshot.metadata),
         *(("txn", txn) for txn in snapshot.txns.values() if not is_taken_off(txn)),
         *(("add", {**add, "dataChange": False}) for add in snapshot.adds.values()),
-        *(("remove", {**remove, "dataChange": False}) for remove in snapshot.removes.values()),
+        *(("remove", {**remove, "dataChange": False}) for remove in removes),
     ]
     unknown = set(snapshot.unknown)
     # delta-rs writes null for fields it does not use.

@@ -26,7 +26,7 @@ from pondfs.extent import Content
 from pondfs.store.damage import naming
 from pondfs.store.decode import AT_ONCE, OpenFile, PackedFile
 from pondfs.store.framecache import FrameCache
-from pondfs.store.frames import load_table
+from pondfs.store.frames import FRAME_BYTES, load_table, unpack_position
 from pondfs.store.layout import FileBytes, Group, find_groups
 from pondfs.store.pages import Positions, locate_values
 from pondfs.store.pread import Piece, Source, fill, fill_nowait, read_run, read_soon
@@ -272,8 +272,16 @@ class ContentReader:
         """
         compressed: list[tuple[PackedFile, int, int]] = []
         whole = 0
+        noted: tuple[DataFile | None, int] = None, -1
         for content, skip, length in wanted:
             file: DataFile = content.file
+            if content.position < -1:
+                # Most lie in the frame of the one before, and looking up takes as long as decoding.
+                body, begin = unpack_position(content.position)
+                if begin + skip + length <= FRAME_BYTES:
+                    if noted == (file, body):
+                        continue
+                    noted = file, body
             handle = self._handle(file)
             position = self._position(file, handle, content)
             if position >= 0:

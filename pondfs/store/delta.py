@@ -282,6 +282,7 @@ class DeltaStore:
         self._swaps += 1
         self._leftovers.note_swap(before - {file.name for file in self._files})
         self._images.exchange(old, swap.move_image)
+        release_memory()
         return swap
 
     def has_many_files(self) -> bool:

@@ -19,7 +19,6 @@ Source: "Atomic Commit" and WAL of SQLite, for writing over a log that is done w
 
 import json
 import os
-import stat
 import struct
 import uuid
 import zlib
@@ -31,25 +30,20 @@ import pyarrow as pa
 
 from pondfs.errors import PondError, StoreDamaged
 from pondfs.extent import Content
-from pondfs.node import FILE_TYPES, Version
+from pondfs.node import Version
 from pondfs.oplog import Cut, Row, Summary
+from pondfs.store.batch import BATCH, encode_batch
 from pondfs.store.datafile import unlink_quietly
 from pondfs.store.faults import fault
 from pondfs.store.lock import acting_as, find_owner, open_own
-from pondfs.store.row_tables import decode, record_of
+from pondfs.store.row_tables import decode
 from pondfs.store.rows import commit_row
-from pondfs.store.scan import FOLD_COLUMNS
-from pondfs.store.schema import CONTENT, SCHEMA
+from pondfs.store.schema import CONTENT
 from pondfs.store.table import POND_DIR, SET_ASIDE_DIR, fsync_path, open_table
 
 _MAGIC = b"pondjrn1"
 _HEADER = struct.Struct("<8s16sQII")  # magic, table, version, bytes of the batch, checksum
 _HEADER_BYTES = _ALIGNED_BYTES = 64
-_BATCH = pa.schema([*(SCHEMA.field(name) for name in FOLD_COLUMNS), SCHEMA.field("file_type"),
-                    SCHEMA.field(CONTENT)])  # fmt: skip
-
-_STRUCT = pa.struct(list(_BATCH))
-
 AHEAD_BYTES = 256 << 10
 """Zeros written behind a record that makes the file longer, so that the next ones do not."""
 
@@ -80,12 +74,12 @@ class Journal:
         """
         if cut.staged:
             raise ValueError("a version of which a part is in data files can't be journaled")
-        batch = memoryview(_encode(cut))
+        batch = encode_batch(cut.version, cut.first_seq, [*cut.rows, commit_row(cut)])
         padding = -len(batch) % _ALIGNED_BYTES
         start = self.used_bytes
         end = start + _HEADER_BYTES + len(batch) + padding
         header = _header(self._table, cut.version, batch)
-        parts: list[bytes | memoryview] = [header, batch, bytes(padding)]
+        parts = [header, batch, bytes(padding)]
         if self._fd < 0:
             self._open()
         if end > self._size:
@@ -231,7 +225,7 @@ def remove(store: str) -> None:
 # --- records ---
 
 
-def _header(table: bytes, version: int, batch: memoryview) -> bytes:
+def _header(table: bytes, version: int, batch: bytes) -> bytes:
     size = len(batch)
     if size > _MOST_BATCH_BYTES:
         raise ValueError(f"a version of {size} bytes can't be journaled")
@@ -239,7 +233,7 @@ def _header(table: bytes, version: int, batch: memoryview) -> bytes:
     return header.ljust(_HEADER_BYTES, b"\0")
 
 
-def _checksum(table: bytes, version: int, batch: memoryview) -> int:
+def _checksum(table: bytes, version: int, batch: bytes | memoryview) -> int:
     start = zlib.crc32(struct.pack("<16sQI", table, version, len(batch)))
     return zlib.crc32(batch, start)
 
@@ -267,32 +261,9 @@ def _versions_behind(data: memoryview, start: int, table: bytes) -> Iterator[int
             yield record[0]
 
 
-def _encode(cut: Cut) -> pa.Buffer:
-    rows = [*cut.rows, commit_row(cut)]
-    records = [
-        (
-            *record_of(cut.version, cut.first_seq + at, row),
-            FILE_TYPES[stat.S_IFMT(row.mode)],
-            _bytes(row.content),
-        )
-        for at, row in enumerate(rows)
-    ]
-    # As one array of structs: 24 arrays of a few values each take three times as long.
-    return pa.RecordBatch.from_struct_array(pa.array(records, _STRUCT)).serialize()
-
-
-def _bytes(content: Content | None) -> bytes:
-    if content is None:
-        return b""
-    data = content.data
-    if data is None or len(data) != content.length:
-        raise ValueError(f"a content of {content.length} bytes has no data of that length")
-    return data if isinstance(data, bytes) else bytes(data)
-
-
 def _decode(version: int, batch: memoryview, store: str) -> Cut:
     try:
-        table = pa.Table.from_batches([pa.ipc.read_record_batch(pa.py_buffer(batch), _BATCH)])
+        table = pa.Table.from_batches([pa.ipc.read_record_batch(pa.py_buffer(batch), BATCH)])
         rows = list(_rows(table))
         first_seq = table["seq"][0].as_py()
         if rows[-1].op != "commit":

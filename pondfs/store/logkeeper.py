@@ -40,9 +40,9 @@ from pondfs.store.deltalog import (
     read_checkpoint,
     read_snapshot,
 )
-from pondfs.store.existence import is_there
 from pondfs.store.faults import fault
 from pondfs.store.lock import Owner, acting_as
+from pondfs.store.memory import release_memory
 from pondfs.store.publish import Publisher
 from pondfs.store.table import fsync_path
 
@@ -171,6 +171,9 @@ class LogKeeper:
                 self._checkpoint_s = time.time()
                 self._sound.add(snapshot.checkpoint)
                 self._clean_at = min(self._clean_at, time.monotonic() + LOOK_AGAIN_S)
+            # What it takes grows with the files there are, and goes back to the system.
+            del snapshot
+            release_memory()
             return done
 
     def checkpoint_quietly(self, *, now: bool = False) -> None:
@@ -197,8 +200,10 @@ class LogKeeper:
 
         What is left is bounded by the files on the disk, and so is a checkpoint.
         """
+        # One look at the directory instead of one at each, which would take a second of a thread.
+        there = set(os.listdir(self._path)) if snapshot.removes else set()
         for name in list(snapshot.removes):
-            if not is_there(os.path.join(self._path, name)):
+            if name not in there:
                 del snapshot.removes[name]
 
     # --- old entries ---

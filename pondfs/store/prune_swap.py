@@ -287,7 +287,9 @@ def _prune_entry(
     _check(snapshot, {info.version for info in existing}, kept, tags)
     foreign = [
         {**{key: value for key, value in body.items() if value is not None}, "tags": _tags(PRUNE)}
-        for name, body in snapshot.removes.items()
+        for name, kind, _ in snapshot.removes.find_tagged("pondfs")
+        if kind not in (PRUNE, COMPACT)
+        for body in [snapshot.removes[name]]
         if _is_compacted(name, body) and is_there(os.path.join(store, name))
     ]
     actions: list[Action] = [
@@ -385,10 +387,10 @@ def left_over(snapshot: Snapshot) -> dict[str, float]:
     latest_s = time.time() + GRACE_S
     return {
         name: when_s if kind == COMPACT and when_s <= latest_s else 0.0
-        for name, body in snapshot.removes.items()
+        for name, kind, went_ms in snapshot.removes.find_tagged("pondfs")
         # Also names that others gave; but no path that could lead out of the store.
-        if (kind := _kind(body)) and os.path.basename(name) == name
-        for when_s in [body.get("deletionTimestamp", 0) / 1000 + GRACE_S]
+        if kind in (PRUNE, COMPACT) and "/" not in name
+        for when_s in [went_ms / 1000 + GRACE_S]
     }
 
 

@@ -30,7 +30,7 @@ _PREFIX_BYTES = 4
 _HEX_PREFIX = (16).to_bytes(_PREFIX_BYTES, "little")
 _PREFIXES = [length.to_bytes(_PREFIX_BYTES, "little") for length in range(256)]
 _VERSION_AT, _SEQ_AT = 0, 1
-_FIELDS = [itemgetter(at) for at in range(len(Row._fields))]
+ROW_FIELDS = [itemgetter(at) for at in range(len(Row._fields))]
 _NO_CONTENT = bytes(_PREFIX_BYTES)
 
 COPY_BELOW_BYTES = 1024
@@ -65,7 +65,7 @@ def encode(version: Version, first_seq: int, rows: Sequence[Row]) -> Encoded:
     count = len(rows)
     # Not zip(*rows): it makes an iterator per row, and the collector then walks the whole daemon.
     ops, times, parts, nodes, modes, names, removed, attrs, below, metadata, offsets, contents = (
-        list(map(field, rows)) for field in _FIELDS
+        list(map(field, rows)) for field in ROW_FIELDS
     )
     number = _int64(version)
     times_us = array("q", [time // 1000 for time in times])
@@ -78,7 +78,7 @@ def encode(version: Version, first_seq: int, rows: Sequence[Row]) -> Encoded:
         "part_id": _hex_ids(parts),
         "node_id": _hex_ids(nodes),
         "file_type": Page([b"".join([_FILE_TYPES[stat.S_IFMT(mode)] for mode in modes])]),
-        "removed": Page([_bits(removed)]),
+        "removed": Page([bits_of(removed)]),
         "valid_below": _integers(below),
         "metadata": _strings([None if text is None else text.encode() for text in metadata]),
         "offset": _integers(
@@ -136,7 +136,7 @@ def _hex_ids(ids: Sequence[int]) -> Page:
     )
 
 
-def _bits(flags: Sequence[Any]) -> bytes:
+def bits_of(flags: Sequence[Any]) -> bytes:
     """Return bools as bits, the first in the lowest."""
     if True not in flags:
         return bytes((len(flags) + 7) // 8)
@@ -154,7 +154,7 @@ def _levels(values: Sequence[Any], nulls: int) -> bytes:
         # One run of equal levels: its length doubled, then the level.
         run = varint(count << 1) + (b"\0" if nulls else b"\1")
     else:
-        bits = _bits([value is not None for value in values])
+        bits = bits_of([value is not None for value in values])
         run = varint(len(bits) << 1 | 1) + bits
     return _prefixed(run)
 

@@ -22,14 +22,18 @@ AGAIN_S = 60.0
 """After the journal could not be written, each version is a Delta commit for so long."""
 
 MOMENT_S = 1e-3
-"""A sync that takes no longer is waited for on the spot. Through a thread and back takes 150 us, a
-flash disk syncs in 120 (2026-11)."""
+"""When a sync takes no longer, by the weighted mean of those before, the next is waited for on the
+spot. Through a thread and back takes 150 us to 600, a flash disk syncs in 120 (2026-11). The mean,
+as one slow sync in thirty says little of the next; one of 100 ms keeps fifty off the spot."""
 
 MOMENT_BYTES = 256 << 10
 """What that may write at most."""
 
-SLOW_SYNCS = 32
-"""So many syncs have to be quick before the next is waited for on the spot."""
+FIRST_SYNC_S = 8e-3
+"""What the mean begins with: some forty quick syncs have to come before one on the spot."""
+
+WEIGHT = 1 / 16
+"""Of the newest sync in the mean."""
 
 
 class Journaled:
@@ -44,7 +48,7 @@ class Journaled:
         self._commit_s = commit_s
         # Trio time from which on the journal may be used.
         self._usable_at = -math.inf if is_used else math.inf
-        self._slow_syncs_left = SLOW_SYNCS
+        self._sync_s = FIRST_SYNC_S
         self.clear()
 
     def clear(self) -> None:
@@ -69,10 +73,7 @@ class Journaled:
         self.cuts.append(cut)
         self.content_bytes += size
         self._bytes += size + COST_PER_CHANGE_BYTES * len(cut.rows)
-        if took_s > MOMENT_S:
-            self._slow_syncs_left = SLOW_SYNCS
-        elif self._slow_syncs_left:
-            self._slow_syncs_left -= 1
+        self._sync_s += (took_s - self._sync_s) * WEIGHT
 
     def failed(self, now: float) -> None:
         """Leave the journal alone for a while."""
@@ -81,7 +82,7 @@ class Journaled:
     def is_quick(self, size_bytes: int, now: float) -> bool:
         """Return whether the next version, of about that size, is journaled in a moment."""
         return (
-            not self._slow_syncs_left
+            self._sync_s < MOMENT_S
             and size_bytes <= MOMENT_BYTES
             and self._usable_at <= now < self.publish_at()
         )

@@ -33,7 +33,7 @@ from pondfs.store.delta import DeltaStore
 from pondfs.vfs import rebase
 from pondfs.vfs.attr import Change
 from pondfs.vfs.base import Caller, VfsOptions
-from pondfs.vfs.journaled import SLOW_SYNCS
+from pondfs.vfs.journaled import FIRST_SYNC_S
 from pondfs.vfs.nodes import CLEAN
 from pondfs.vfs.pending import DEAD_BYTES
 from pondfs.vfs.rebase import Rebaser
@@ -378,7 +378,7 @@ class VfsMachine(RuleBasedStateMachine):
         *here*: on the spot, as on a disk that has proved to be quick.
         """
         self.store.fails = fails
-        self.vfs.committer.journaled._slow_syncs_left = 0 if here else SLOW_SYNCS
+        self.vfs.committer.journaled._sync_s = 0.0 if here else FIRST_SYNC_S
         failure = self.do(lambda: self.commit(publish=False, at_rest=here))
         self.store.fails = 0
         if failure is None:

@@ -82,6 +82,35 @@ def test_a_foreign_optimize_survives_it(pond: Path) -> None:
     assert files_by_delta_rs(pond) == set(snapshot.adds)
 
 
+def test_what_is_said_of_files_that_went_goes_from_checkpoint_to_checkpoint(pond: Path) -> None:
+    """They stay as Arrow has them: what they say, and which there are, is what the entry said."""
+    DeltaTable(pond).optimize.compact()
+    log_dir = os.fspath(pond / "_delta_log")
+    said = {
+        name: {key: value for key, value in body.items() if value is not None}
+        for name, body in read_snapshot(log_dir).removes.items()
+    }
+    assert len(said) == 6
+    gone = sorted(said)[0]
+    for _ in range(2):
+        assert checkpoint.write_checkpoint(log_dir, read_snapshot(log_dir))
+        found = read_snapshot(log_dir)
+        assert found.checkpoint == found.version
+        assert {name: found.removes[name] for name in found.removes} == {
+            name: {**body, "dataChange": False} for name, body in said.items()
+        }
+    del found.removes[gone]
+    assert checkpoint.write_checkpoint(log_dir, found)
+    found = read_snapshot(log_dir)
+    assert gone not in found.removes
+    assert set(found.removes) == said.keys() - {gone}
+    # One that came back, and one that went again.
+    other = sorted(said)[1]
+    found.apply(found.version, [{"add": {"path": other}}, {"remove": {"path": gone, "size": 7}}])
+    assert set(found.removes) == said.keys() - {other}
+    assert found.removes[gone] == {"path": gone, "size": 7}
+
+
 def test_what_it_cannot_carry_over_is_left_to_the_entries(
     pond: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
