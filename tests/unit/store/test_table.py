@@ -62,12 +62,13 @@ def test_a_new_pond_has_a_root_directory_and_one_version(tmp_path: Path) -> None
     assert int(configuration["delta.checkpointInterval"]) > 10**6
 
 
-def test_an_existing_empty_directory_keeps_its_mode(tmp_path: Path) -> None:
+def test_an_existing_empty_directory_becomes_private(tmp_path: Path) -> None:
+    """It had 0750 before, and all versions of all files were to be read by its group."""
     path = tmp_path / "pond"
     path.mkdir(mode=0o750)
     (path / "lost+found").mkdir()
     create(path)
-    assert path.stat().st_mode & 0o777 == 0o750
+    assert path.stat().st_mode & 0o777 == 0o700
 
 
 def test_nothing_else_is_overwritten(tmp_path: Path) -> None:
