@@ -67,6 +67,8 @@ SECTIONS = {
         "recover": "Bring what a crash left in the journal into the table.",
         "prune": "Forget versions and free the space only they used.",
         "compact": "Put many small data files together.",
+        "serve": "Mount what /etc/pondfs/NAME.toml says; for systemd.",
+        "maintain": "Prune, compact and check as that file says; for a timer.",
         "umount": "Unmount a pond; return when everything is durable.",
         "completion": "Print what makes a shell complete pond's commands.",
     },
