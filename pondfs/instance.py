@@ -132,9 +132,12 @@ def _directory(environ: Mapping[str, str]) -> Path:
     return Path(config, "pondfs")
 
 
-def load_instance(path: Path) -> Instance:
+def load_instance(path: Path, log_format: str | None = None) -> Instance:
     """Return what the file says.
 
+    Args:
+        path: the file.
+        log_format: wins over what its options say; None leaves it to them.
     Raises: UsageError that names the file, the key and what it takes; OSError.
     """
     try:
@@ -147,7 +150,10 @@ def load_instance(path: Path) -> Instance:
             raise UsageError(f"{path}: {key} = {place!r}: give the whole path, from /")
     try:
         mount = parse_options(
-            [found.store, found.mountpoint], found.options, environ={}, foreground=True
+            [found.store, found.mountpoint],
+            [*found.options, *([f"log_format={log_format}"] if log_format else [])],
+            environ={},
+            foreground=True,
         )
         found.maintain.policy  # noqa: B018  (a wrong span is told now, not at night)
     except UsageError as error:

@@ -34,6 +34,7 @@ from pondfs.when import resolve
 
 if TYPE_CHECKING:
     from pondfs.fuse.session import Session
+    from pondfs.metrics import Metrics
     from pondfs.node import Version
     from pondfs.store import DeltaStore
     from pondfs.vfs.vfs import Vfs
@@ -194,7 +195,16 @@ def _serve(
     store = _open_store(options, socket)
     store.contents.limit_cache(options.cache_bytes)
     try:
-        logs.set_up(options.log_level, options.store / "_pond" / "log", terminal=options.foreground)
+        logs.set_up(
+            options.log_level,
+            options.store / "_pond" / "log",
+            terminal=options.foreground,
+            form=options.log_format,
+            fields={
+                "store": os.fspath(options.store),
+                "mountpoint": os.fspath(options.mountpoint),
+            },
+        )
         for note in store.notes:
             log.warning("%s", note)
             report({"note": note})
@@ -218,12 +228,15 @@ def _serve(
         gc.set_threshold(50_000, 50, 1000)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         vfs.past.texts[STATUS] = partial(status_text, vfs, options)
-        vfs.past.texts[METRICS] = Metrics(vfs, options, timings).text
+        metrics = Metrics(vfs, options, timings)
+        vfs.past.texts[METRICS] = metrics.text
         session = Session(vfs, options, answer_anybody(vfs, options))
         session.mount()
         try:
             hang_up = None if reload is None else partial(_reload, vfs, store, supervisor, reload)
-            saved = trio.run(_run, vfs, session, options, socket, report, supervisor, hang_up)
+            saved = trio.run(
+                _run, vfs, session, options, socket, report, supervisor, hang_up, metrics
+            )
         finally:
             session.close()
     finally:
@@ -288,6 +301,7 @@ async def _run(
     report: Report,
     supervisor: Supervisor,
     hang_up: Callable[[], None] | None,
+    metrics: "Metrics",
 ) -> bool:
     """Serve the kernel and the control socket.
 
@@ -297,6 +311,7 @@ async def _run(
 
     from pondfs.control import server
     from pondfs.control.protocol import failure
+    from pondfs.metrics_server import serve_metrics
     from pondfs.requests import handlers
     from pondfs.status import status
     from pondfs.vfs.compactor import Compactor
@@ -330,6 +345,8 @@ async def _run(
             )
         )
         nursery.start_soon(_obey_signals, vfs, session, hang_up)
+        if options.metrics is not None:
+            nursery.start_soon(serve_metrics, metrics, *options.metrics)
 
         async def announce() -> None:
             await trio.to_thread.run_sync(session.check)

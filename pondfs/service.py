@@ -27,7 +27,7 @@ def serve(instance: Instance) -> int:
     Returns: an exit code: 0, or 2 when a second signal gave up what was pending.
     Raises: PondError.
     """
-    logs.set_up(instance.mount.log_level, None, terminal=True)
+    logs.set_up(instance.mount.log_level, None, terminal=True, form=instance.mount.log_format)
     apply_resources(instance.resources)
     clear_dead_mounts(instance.mount)
     try:

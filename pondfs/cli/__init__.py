@@ -62,6 +62,7 @@ SECTIONS = {
     "The pond": {
         "init": "Make an empty pond.",
         "status": "Show what is pending and what the daemon does.",
+        "health": "Say in a line whether it does its work; for monitoring.",
         "commit": "Make what is pending a version.",
         "sync": "Make everything durable, as sync(1) does.",
         "recover": "Bring what a crash left in the journal into the table.",

@@ -10,7 +10,8 @@ from pondfs.instance import find_instance, load_instance
 @click.command("serve")
 @click.argument("name", metavar="NAME|FILE")
 @click.option("--check", "only_check", is_flag=True, help="Read the file, say what it means, end.")
-def command(name: str, only_check: bool) -> int:
+@click.option("--log-format", metavar="FORMAT", help="text, json or journal; default: auto.")
+def command(name: str, only_check: bool, log_format: str | None) -> int:
     """Mount a pond as /etc/pondfs/NAME.toml says and serve it, in the foreground.
 
     This is what the unit pond@NAME.service runs. It tells systemd when a stat through the mount
@@ -35,7 +36,7 @@ def command(name: str, only_check: bool) -> int:
       pond serve ./field.toml --check
       systemctl enable --now pond@field
     """
-    instance = load_instance(find_instance(name, os.environ))
+    instance = load_instance(find_instance(name, os.environ), log_format)
     if only_check:
         mount = instance.mount
         click.echo(f"{instance.path}: mounts {mount.store} on {mount.mountpoint}")
