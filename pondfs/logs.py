@@ -1,9 +1,14 @@
-"""Where the daemon's words go: a file in the store, and the terminal in the foreground."""
+"""Where the daemon's words go, and in what form: a file in the store, the terminal, journald.
+
+The same line said again and again (a disk that fails, a client that keeps asking) is said a few
+times, then counted: a log must not fill the disk whose trouble it tells of.
+"""
 
 import logging
 import logging.handlers
 import os
 import sys
+import time
 from collections.abc import Callable
 from io import TextIOWrapper
 from pathlib import Path
@@ -15,6 +20,13 @@ can have lines written, so there must be an end to it."""
 Opener = Callable[[str, int], int]
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+FORMATS = ("auto", "text", "json", "journal")
+
+REPEATS, REPEATS_S = 10, 60.0
+"""So many lines that differ in their values only are told in so many seconds."""
+
+_TOLD = "is_told"
 
 
 class _OneLine(logging.Formatter):
@@ -48,26 +60,144 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
-def set_up(level: str, log_file: Path | None, *, terminal: bool, opener: Opener = _private) -> None:
+class Repeats(logging.Filter):
+    """Passes the first REPEATS records of a kind in REPEATS_S; the next one says what was left out.
+
+    A kind is one place in the source: the message before its values are put in.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._kinds: dict[tuple[str, int, str], list[float]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Say whether *record* is told."""
+        key = (record.name, record.levelno, str(record.msg))
+        now = self._clock()
+        began, told, left_out = self._kinds.get(key, (now, 0, 0))
+        if now - began >= REPEATS_S:
+            if left_out:
+                record.msg = (
+                    f"{record.getMessage()} (and {left_out:.0f} more in {now - began:.0f} s)"
+                )
+                record.args = None
+            began, told, left_out = now, 0, 0
+        is_told = told < REPEATS
+        self._kinds[key] = [began, told + is_told, left_out + (not is_told)]
+        return is_told
+
+
+class _Fields(logging.Filter):
+    """Says with every record which pond it is about."""
+
+    def __init__(self, fields: dict[str, str]) -> None:
+        super().__init__()
+        self._fields = fields
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Add the fields."""
+        record.__dict__.update(self._fields)
+        return True
+
+
+def set_up(
+    level: str,
+    log_file: Path | None,
+    *,
+    terminal: bool,
+    form: str = "auto",
+    fields: dict[str, str] | None = None,
+    opener: Opener = _private,
+) -> None:
     """Send log records of *level* and above to *log_file* and, if asked, to stderr.
 
     A log that can't be written (a read-only disk) must not keep the pond from mounting.
+
+    Args:
+        level: one of `options.LOG_LEVELS`.
+        log_file: where to append; None for nowhere.
+        terminal: to stderr as well; to journald instead when stderr leads there anyway.
+        form: ``text``, ``json`` (a line an object), ``journal`` (journald's fields, whatever stderr
+            is) or ``auto``: text, and journald where stderr leads there.
+        fields: what is said with every record, besides its own.
+        opener: opens *log_file*.
     """
     root = logging.getLogger()
     root.setLevel(level.upper())
     for handler in list(root.handlers):
         root.removeHandler(handler)
+    handlers: list[logging.Handler] = []
     if log_file is not None:
         try:
             handler = _File(log_file, opener)
         except OSError as error:
             print(f"pond: no log at {log_file}: {error.strerror}", file=sys.stderr)
         else:
-            handler.setFormatter(_OneLine(FORMAT))
-            root.addHandler(handler)
-    if terminal:
-        console = logging.StreamHandler()
-        console.setFormatter(_OneLine("%(levelname)s %(name)s: %(message)s"))
-        root.addHandler(console)
+            handler.setFormatter(_json() if form == "json" else _OneLine(FORMAT))
+            handlers.append(handler)
+    if terminal or form == "journal":
+        handlers.append(_terminal(form))
+    # One for all handlers: a filter of the root logger would not see its children's records.
+    repeats = _Once(Repeats())
+    for handler in handlers:
+        handler.addFilter(repeats)
+        handler.addFilter(_Fields(fields or {}))
+        root.addHandler(handler)
     # Tracebacks of logging itself (a full disk under the log file) would go to a closed stderr.
     logging.raiseExceptions = False
+
+
+class _Once(logging.Filter):
+    """Asks another filter once for each record, and has all handlers go by its answer."""
+
+    def __init__(self, ask: logging.Filter) -> None:
+        super().__init__()
+        self._ask = ask
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Say what was said of *record* when it came first."""
+        if _TOLD not in record.__dict__:
+            record.__dict__[_TOLD] = self._ask.filter(record)
+        return bool(record.__dict__[_TOLD])
+
+
+def _terminal(form: str) -> logging.Handler:
+    """Return what writes to stderr, or to journald."""
+    if form == "journal" or (form == "auto" and _is_journal(sys.stderr.fileno(), os.environ)):
+        from logging_journald import Facility, JournaldLogHandler
+
+        # Without message ids: they are for messages a catalog explains.
+        journal: logging.Handler = JournaldLogHandler(
+            "pondfs", Facility.DAEMON, use_message_id=False
+        )
+        return journal
+    console = logging.StreamHandler()
+    console.setFormatter(
+        _json() if form == "json" else _OneLine("%(levelname)s %(name)s: %(message)s")
+    )
+    return console
+
+
+def _json() -> logging.Formatter:
+    """Return what makes one JSON object of a record: timestamp, level, logger, message, fields."""
+    from pythonjsonlogger.core import RESERVED_ATTRS
+    from pythonjsonlogger.json import JsonFormatter
+
+    return JsonFormatter(
+        "%(levelname)s %(name)s %(message)s",
+        rename_fields={"levelname": "level", "name": "logger"},
+        timestamp=True,
+        json_ensure_ascii=False,
+        reserved_attrs=[*RESERVED_ATTRS, _TOLD],
+    )
+
+
+def _is_journal(fd: int, environ: "os._Environ[str]") -> bool:
+    """Say whether *fd* is the stream that systemd connected to journald; systemd.exec(5)."""
+    device, _, inode = environ.get("JOURNAL_STREAM", "").partition(":")
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return False
+    return (device, inode) == (str(status.st_dev), str(status.st_ino))

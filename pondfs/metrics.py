@@ -9,7 +9,7 @@ import errno
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from pondfs.histogram import Histogram, Timings
 from pondfs.options import MountOptions
 
 if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
     from prometheus_client.core import Metric
 
     from pondfs.vfs.vfs import Vfs
@@ -251,9 +252,13 @@ class Metrics:
         """Return all metrics as Prometheus reads them (text format 0.0.4)."""
         from pondfs.vfs import offload
 
+        return await offload.run(render, await self.state())
+
+    async def state(self) -> State:
+        """Return what there is to tell, copied, so that any thread may tell it."""
         found = await self._vfs.storage.look()
         totals = self._vfs.committer.totals
-        state = State(
+        return State(
             mountpoint=self._mountpoint,
             told=self._vfs.describe(),
             commit_s=totals.commit_s.copy(),
@@ -270,29 +275,41 @@ class Metrics:
             figures_at=time.time() - found.age_s,
             cache=self._vfs.store.cache_counts(),
         )
-        return await offload.run(render, state)
 
 
 def render(state: State) -> str:
     """Return *state*, and what the library says of this process, as text. Blocks."""
-    from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+    from prometheus_client import generate_latest
+
+    return generate_latest(registry_of(lambda: state)).decode()
+
+
+def registry_of(ask: Callable[[], State]) -> "CollectorRegistry":
+    """Return a registry that asks for the state each time it is read."""
+    from prometheus_client import CollectorRegistry
     from prometheus_client.registry import Collector
 
     class _Pond(Collector):
         def collect(self) -> "Iterable[Metric]":
-            own = (metric for metric in map(_metric, FAMILIES, [state] * len(FAMILIES)) if metric)
-            process = ProcessCollector(namespace=PROCESS, registry=None).collect()
-            for metric in (*own, *process):
-                # One collector may read files of several mounts: no sample of theirs is the same.
-                metric.samples = [
-                    sample._replace(labels={"mountpoint": state.mountpoint, **sample.labels})
-                    for sample in metric.samples
-                ]
-                yield metric
+            return _collect(ask())
 
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Pond())
-    return generate_latest(registry).decode()
+    return registry
+
+
+def _collect(state: State) -> "Iterator[Metric]":
+    from prometheus_client import ProcessCollector
+
+    own = (metric for metric in map(_metric, FAMILIES, [state] * len(FAMILIES)) if metric)
+    process = ProcessCollector(namespace=PROCESS, registry=None).collect()
+    for metric in (*own, *process):
+        # One collector may read files of several mounts: no sample of theirs is the same.
+        metric.samples = [
+            sample._replace(labels={"mountpoint": state.mountpoint, **sample.labels})
+            for sample in metric.samples
+        ]
+        yield metric
 
 
 def _metric(family: Family, state: State) -> "Metric | None":

@@ -20,13 +20,22 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from pondfs import logs
 from pondfs.confine import close_inherited, confine
-from pondfs.errors import CommitFailed, MountFailed, PondError, PondLocked, SystemFailure
+from pondfs.errors import (
+    CommitFailed,
+    MountFailed,
+    PondError,
+    PondLocked,
+    SystemFailure,
+    UsageError,
+)
 from pondfs.mountinfo import find_pond_at
 from pondfs.options import MountOptions, check_places
+from pondfs.supervisor import Supervisor
 from pondfs.when import resolve
 
 if TYPE_CHECKING:
     from pondfs.fuse.session import Session
+    from pondfs.metrics import Metrics
     from pondfs.node import Version
     from pondfs.store import DeltaStore
     from pondfs.vfs.vfs import Vfs
@@ -42,6 +51,9 @@ would add up to that to every request that comes during a commit."""
 
 Report = Callable[[dict[str, Any]], None]
 
+Reload = Callable[[], MountOptions]
+"""Reads what is configured again. Raises: UsageError."""
+
 
 def mount(options: MountOptions) -> int:
     """Mount a pond as *options* say.
@@ -51,14 +63,29 @@ def mount(options: MountOptions) -> int:
     Returns: an exit code of mount(8).
     Raises: PondError.
     """
+    _check(options)
+    if options.foreground:
+        return _serve(options, Supervisor(), _print_note)
+    return _daemonize(options)
+
+
+def serve_foreground(options: MountOptions, reload: Reload) -> int:
+    """Mount and serve in the foreground; SIGHUP has *reload* say what is to be so from then on.
+
+    Returns: 0, or 2 when what was pending was given up.
+    Raises: PondError.
+    """
+    _check(options)
+    return _serve(options, Supervisor(), _print_note, reload)
+
+
+def _check(options: MountOptions) -> None:
+    """Refuse what can't work, before anything is made. Raises: MountFailed, SystemFailure."""
     check_places(options.store, options.mountpoint)
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         raise SystemFailure(
             "/dev/fuse can't be opened: sudo modprobe fuse, then sudo chmod 666 /dev/fuse"
         )
-    if options.foreground:
-        return _serve(options, _print_note)
-    return _daemonize(options)
 
 
 def _print_note(message: dict[str, Any]) -> None:
@@ -108,7 +135,8 @@ def _be_daemon(options: MountOptions, read_end: int, write_end: int) -> NoReturn
         close_inherited({write_end})
         with os.fdopen(write_end, "w", encoding="utf-8") as pipe:
             try:
-                code = _serve(options, lambda message: _send(pipe, message))
+                # What our caller's service manager waits for is not for us to say.
+                code = _serve(options, Supervisor({}), lambda message: _send(pipe, message))
             except PondError as error:
                 _send(pipe, {"error": str(error), "exit_code": error.exit_code})
                 code = error.exit_code
@@ -145,7 +173,9 @@ def _log_path(options: MountOptions) -> str:
     return str(options.store / "_pond" / "log")
 
 
-def _serve(options: MountOptions, report: Report) -> int:
+def _serve(
+    options: MountOptions, supervisor: Supervisor, report: Report, reload: Reload | None = None
+) -> int:
     """Open the store, mount it, and serve until the mount is gone and everything is durable."""
     os.umask(0o077)
     # Before the heavy imports, which start threads; they come after the fork for that as well.
@@ -174,6 +204,11 @@ def _serve(options: MountOptions, report: Report) -> int:
             options.store / "_pond" / "log",
             terminal=options.foreground,
             opener=open_own,
+            form=options.log_format,
+            fields={
+                "store": os.fspath(options.store),
+                "mountpoint": os.fspath(options.mountpoint),
+            },
         )
         for note in store.notes:
             log.warning("%s", note)
@@ -198,11 +233,15 @@ def _serve(options: MountOptions, report: Report) -> int:
         gc.set_threshold(50_000, 50, 1000)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         vfs.past.texts[STATUS] = partial(status_text, vfs, options)
-        vfs.past.texts[METRICS] = Metrics(vfs, options, timings).text
+        metrics = Metrics(vfs, options, timings)
+        vfs.past.texts[METRICS] = metrics.text
         session = Session(vfs, options, answer_anybody(vfs, options))
         session.mount()
         try:
-            saved = trio.run(_run, vfs, session, options, socket, report)
+            hang_up = None if reload is None else partial(_reload, vfs, store, supervisor, reload)
+            saved = trio.run(
+                _run, vfs, session, options, socket, report, supervisor, hang_up, metrics
+            )
         finally:
             session.close()
     finally:
@@ -260,7 +299,14 @@ def _raise_open_files() -> None:
 
 
 async def _run(
-    vfs: "Vfs", session: "Session", options: MountOptions, socket: Path, report: Report
+    vfs: "Vfs",
+    session: "Session",
+    options: MountOptions,
+    socket: Path,
+    report: Report,
+    supervisor: Supervisor,
+    hang_up: Callable[[], None] | None,
+    metrics: "Metrics",
 ) -> bool:
     """Serve the kernel and the control socket.
 
@@ -270,6 +316,7 @@ async def _run(
 
     from pondfs.control import server
     from pondfs.control.protocol import failure
+    from pondfs.metrics_server import serve_metrics
     from pondfs.requests import handlers
     from pondfs.status import status
     from pondfs.vfs.compactor import Compactor
@@ -302,7 +349,9 @@ async def _run(
                 task_status=task_status,
             )
         )
-        nursery.start_soon(_obey_signals, vfs, session)
+        nursery.start_soon(_obey_signals, vfs, session, hang_up)
+        if options.metrics is not None:
+            nursery.start_soon(serve_metrics, metrics, *options.metrics)
 
         async def announce() -> None:
             await trio.to_thread.run_sync(session.check)
@@ -311,10 +360,13 @@ async def _run(
                 options.store, options.mountpoint, vfs.committer.version,
             )  # fmt: skip
             report({"ready": True})
+            supervisor.tell("READY=1")
+            nursery.start_soon(supervisor.watch, vfs, os.fspath(options.mountpoint), session.device)
 
         async with trio.open_nursery() as serving:
             serving.start_soon(announce)
             await session.serve()
+        nursery.start_soon(supervisor.ending, vfs)
         saved = await vfs.committer.close()
         if not saved:
             log.error(
@@ -324,17 +376,39 @@ async def _run(
     return saved
 
 
-async def _obey_signals(vfs: "Vfs", session: "Session") -> None:
-    """SIGTERM, SIGINT and SIGHUP end the mount in order; a second one gives up a failing commit."""
+async def _obey_signals(vfs: "Vfs", session: "Session", hang_up: Callable[[], None] | None) -> None:
+    """SIGTERM and SIGINT end the mount in order; a second one gives up a failing commit.
+
+    So does SIGHUP, the end of a terminal, where there is no file to read again.
+    """
     import trio
 
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
             ending = False
             async for number in signals:
+                if number == signal.SIGHUP and hang_up is not None:
+                    hang_up()
+                    continue
                 log.info("%s: unmounting", signal.Signals(number).name)
                 if not ending:
                     ending = True
                     nursery.start_soon(session.detach)
                 elif vfs.committer.failure is not None:
                     vfs.committer.abandon()
+
+
+def _reload(vfs: "Vfs", store: "DeltaStore", supervisor: Supervisor, reload: Reload) -> None:
+    """Take up what can be changed while mounted; a file that is wrong changes nothing."""
+    supervisor.reloading()
+    try:
+        options = reload()
+    except UsageError as error:
+        log.error("nothing is changed: %s", error)
+        supervisor.reloaded(f"nothing is changed: {error}")
+        return
+    vfs.committer.adjust(options.commit_s, options.max_pending_bytes)
+    store.contents.limit_cache(options.cache_bytes)
+    logging.getLogger().setLevel(options.log_level.upper())
+    log.info("read the configuration again: commit=%g", options.commit_s)
+    supervisor.reloaded("read the configuration again")

@@ -6,6 +6,7 @@ disk; `check_places` is where the store and the mountpoint meet the real filesys
 
 import errno
 import grp
+import ipaddress
 import math
 import os
 import pwd
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pondfs.errors import MountFailed, NoSuchVersion, UsageError
+from pondfs.logs import FORMATS
 from pondfs.mountinfo import find_pond_at
 from pondfs.when import parse as parse_when
 
@@ -72,12 +74,14 @@ class MountOptions:
         entry_timeout_s: the same for names that exist.
         negative_timeout_s: the same for names that do not.
         log_level: one of `LOG_LEVELS`.
+        log_format: one of `logs.FORMATS`.
         ponddir: how `.pond/` is shown: one of `PONDDIRS`.
         at: show the version this means (see `pondfs.when`) instead of the newest; read-only.
         follow: keep up with what another process commits; read-only.
         compact: put small data files together while mounted.
         fsync: what an fsync makes: a record in the ``journal``, or a ``delta`` commit.
         cache_bytes: how much of what was decoded of compressed data files stays in memory.
+        metrics: address and port to answer Prometheus at; None for nowhere.
         kernel: VFS options for libfuse as written, such as ``noexec``.
     """
 
@@ -99,12 +103,14 @@ class MountOptions:
     entry_timeout_s: float = 3600.0
     negative_timeout_s: float = 3600.0
     log_level: str = "info"
+    log_format: str = "auto"
     ponddir: str = "hidden"
     at: str | None = None
     follow: bool = False
     compact: bool = True
     fsync: str = "journal"
     cache_bytes: int = DEFAULT_CACHE_BYTES
+    metrics: tuple[str, int] | None = None
     kernel: tuple[str, ...] = ()
 
 
@@ -307,6 +313,25 @@ def _log_level(text: str) -> str:
     return text
 
 
+def _log_format(text: str) -> str:
+    if text not in FORMATS:
+        raise ValueError("takes one of " + ", ".join(FORMATS))
+    return text
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    try:
+        is_ours = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_ours = False
+    if not is_ours or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
+        # Names of files are in error messages, and whoever can ask can see how busy it is.
+        raise ValueError("takes an address of this machine and a port, such as 127.0.0.1:9742")
+    return host, int(port)
+
+
 def _ponddir(text: str) -> str:
     if text not in PONDDIRS:
         raise ValueError("takes one of " + ", ".join(PONDDIRS))
@@ -377,9 +402,11 @@ _VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "entry_timeout": ("entry_timeout_s", _seconds),
     "negative_timeout": ("negative_timeout_s", _seconds),
     "log": ("log_level", _log_level),
+    "log_format": ("log_format", _log_format),
     "ponddir": ("ponddir", _ponddir),
     "compact": ("compact", _on_off),
     "fsync": ("fsync", _fsync),
+    "metrics": ("metrics", _address),
     "cache": ("cache_bytes", _cache_bytes),
     "version": ("at", _version),
     "at": ("at", _when),

@@ -25,8 +25,8 @@ def status(vfs: "Vfs", options: MountOptions) -> dict[str, Any]:
         "rss_bytes": _rss_bytes(),
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "options": {
-            "commit_s": options.commit_s,
-            "max_pending_bytes": options.max_pending_bytes,
+            "commit_s": vfs.committer.commit_s,
+            "max_pending_bytes": vfs.committer.max_pending_bytes,
             "xattr": options.xattr,
             "acl": options.acl,
             "allow_other": options.allow_other,

@@ -186,6 +186,11 @@ def _links_of(pid: int) -> list[str]:
     return found
 
 
+def detach_lazily(mount: Mount) -> None:
+    """Take a mount whose daemon is gone off its mountpoint. Raises: MountFailed, SystemFailure."""
+    _detach(mount, lazy=True, abort=False)
+
+
 def _program(name: str) -> str:
     """Return the path of a system program; mount(8) may run us without PATH."""
     for directory in ("/bin", "/usr/bin", "/sbin", "/usr/sbin", "/usr/local/bin"):

@@ -26,6 +26,7 @@ from pondfs.options import parse_options
     "-f", "short_f", is_flag=True, help="Stay in the foreground (from mount(8): mount nothing)."
 )
 @click.option("--foreground", is_flag=True, help="Stay in the foreground, whoever asks.")
+@click.option("--log-format", metavar="FORMAT", help="As -o log_format=: text, json or journal.")
 @click.option("-s", "sloppy", is_flag=True, help="Ignore unknown options.")
 @click.option("-v", "--verbose", is_flag=True, help="Say what is done.")
 @click.option("-n", "--no-mtab", is_flag=True, help="For mount(8); there is no mtab to write.")
@@ -36,6 +37,7 @@ def command(
     options: tuple[str, ...],
     short_f: bool,
     foreground: bool,
+    log_format: str | None,
     sloppy: bool,
     verbose: bool,
     no_mtab: bool,
@@ -68,7 +70,9 @@ def command(
                           old versions in .pond/: reachable, listed too, or not there (hidden)
       cache=SIZE          how much of what was decompressed stays in memory (128M)
       nocreate            refuse a STORE that does not exist
+      metrics=HOST:PORT   answer Prometheus there, on this machine only
       log=LEVEL           debug, info, warning or error (info)
+      log_format=FORMAT   text, json or journal (text; journald's where stderr leads there)
       noexec nosuid nodev noatime sync dirsync …
                           as for any filesystem, see mount(8)
 
@@ -83,7 +87,7 @@ def command(
     fake = short_f and called_by_mount()
     chosen = parse_options(
         places,
-        options,
+        [*options, *([f"log_format={log_format}"] if log_format else [])],
         environ=os.environ,
         foreground=foreground or (short_f and not fake),
         verbose=verbose,

@@ -60,7 +60,7 @@ class Session:
         self._vfs = vfs
         self._options = options
         self._mountpoint = os.fspath(options.mountpoint)
-        self._device = 0
+        self.device = 0  # st_dev of the mount; 0 before `check`
         self._over = trio.Event()
         vfs.invalidate = self._invalidate
         vfs.mounted_below = self._mounted_below
@@ -68,7 +68,7 @@ class Session:
     def _mounted_below(self) -> list[tuple[bytes, ...]]:
         """Return the paths in this mount on which something else is mounted."""
         mounts = load_mounts()
-        device = (os.major(self._device), os.minor(self._device))
+        device = (os.major(self.device), os.minor(self.device))
         tops = [mount.mountpoint for mount in mounts if mount.device == device]
         return [
             tuple(os.fsencode(name) for name in mount.mountpoint.relative_to(top).parts)
@@ -136,7 +136,7 @@ class Session:
         place = self._find_mountpoint()
         root = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            if os.fstat(root).st_dev != self._device:
+            if os.fstat(root).st_dev != self.device:
                 raise SystemFailure(f"another filesystem is mounted over {place}")
             _libc.syncfs(root)
             unmount_lazily(place)
@@ -147,7 +147,7 @@ class Session:
 
     def _find_mountpoint(self) -> str:
         """Return where the mount is now: a directory above it may have been renamed."""
-        device = (os.major(self._device), os.minor(self._device))
+        device = (os.major(self.device), os.minor(self.device))
         for mount in load_mounts():
             if mount.device == device:
                 return os.fspath(mount.mountpoint)
@@ -183,7 +183,7 @@ class Session:
 
         Raises: OSError if the mount does not answer as it should.
         """
-        device = self._device = os.stat(self._mountpoint).st_dev
+        device = self.device = os.stat(self._mountpoint).st_dev
         bdi = f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb"
         # Only root may; others keep the kernel's default.
         with contextlib.suppress(OSError):

@@ -110,10 +110,10 @@ class Committer:
         self.journaled = Journaled(is_used=journal, commit_s=commit_s)
         self._wants_publishing = False
         self._pending = pending
-        self._commit_s = commit_s
+        self.commit_s = commit_s
         # Else only asking makes versions: then it alone tries again, and who asks is told why.
         self._is_timed = commit_s < math.inf
-        self._max_pending_bytes = max_pending_bytes
+        self.max_pending_bytes = max_pending_bytes
         self.stage_at_bytes = STAGE_BYTES
         # The newest one that was cut, the newest that is on disk, and the newest in the table.
         self.version = self.durable = self.published = version
@@ -159,9 +159,20 @@ class Committer:
         """Whether there is enough content to stage or to commit."""
         pending = self._pending
         return pending.bytes >= self.stage_at_bytes or (
-            self._max_pending_bytes is not None
-            and pending.bytes + pending.staged_bytes >= self._max_pending_bytes
+            self.max_pending_bytes is not None
+            and pending.bytes + pending.staged_bytes >= self.max_pending_bytes
         )
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a commit is under way."""
+        return self._busy is not None
+
+    def adjust(self, commit_s: float, max_pending_bytes: int | None) -> None:
+        """Go by other limits from now on."""
+        self.commit_s = self.journaled.commit_s = commit_s
+        self.max_pending_bytes = max_pending_bytes
+        self._wake.set()
 
     def follow(self, version: Version) -> None:
         """Take note that another process made this version, and the table has it."""
@@ -408,11 +419,11 @@ class Committer:
             self._is_timed
             and pending.since is not None
             and (
-                now >= pending.since + self._commit_s
+                now >= pending.since + self.commit_s
                 or pending.memory_bytes - pending.bytes >= MEMORY_BYTES
                 or (
-                    self._max_pending_bytes is not None
-                    and pending.memory_bytes + pending.staged_bytes >= self._max_pending_bytes
+                    self.max_pending_bytes is not None
+                    and pending.memory_bytes + pending.staged_bytes >= self.max_pending_bytes
                 )
             )
         ):
@@ -431,7 +442,7 @@ class Committer:
             return self.journaled.publish_at()
         # Once a second while there is something: changes without content have no other way to
         # say that they passed the memory limit.
-        return min(since + self._commit_s, self.journaled.publish_at(), trio.current_time() + 1.0)
+        return min(since + self.commit_s, self.journaled.publish_at(), trio.current_time() + 1.0)
 
     async def _commit(self, *, only_journaled: bool = False) -> None:
         """Commit the cut that is left over, then what is pending; or what is journaled alone."""

@@ -42,10 +42,11 @@ class Journaled:
     Attributes:
         cuts: the versions, oldest first.
         content_bytes: their content, which stays in memory.
+        commit_s: how long they may wait for a commit.
     """
 
     def __init__(self, *, is_used: bool, commit_s: float) -> None:
-        self._commit_s = commit_s
+        self.commit_s = commit_s
         # Trio time from which on the journal may be used.
         self._usable_at = -math.inf if is_used else math.inf
         self._sync_s = FIRST_SYNC_S
@@ -91,7 +92,7 @@ class Journaled:
         """Return the trio time at which they shall be published; inf when there are none."""
         if self._bytes >= MOST_BYTES:
             return -math.inf
-        wait_s = self._commit_s
+        wait_s = self.commit_s
         return self._since + (min(SOON_S, wait_s) if self._bytes >= SOON_BYTES else wait_s)
 
 

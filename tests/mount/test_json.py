@@ -60,6 +60,7 @@ CALLS: list[tuple[str, ...]] = [
     ("sync",),
     ("recover", "-n"),
     ("recover",),
+    ("health",),
     ("commit", "-m", "one more"),
     ("restore", "--at", "2", "gone", "-n"),
     ("restore", "--at", "2", "gone"),
@@ -161,6 +162,8 @@ def test_what_is_printed(filled: PondMount) -> None:
         expected = 1 if "broken.parquet" in done.stdout and verb == "describe" else 0
         if verb == "doctor":  # of this machine, too
             expected = EXIT_CODES[json.loads(done.stdout)["verdict"]]
+        if verb == "health" and not filled.is_mounted():
+            expected = 2
         assert done.returncode == expected, (verb, args, done.stderr)
         check(verb, done.stdout)
         # An empty list would be right whatever the schema says.
