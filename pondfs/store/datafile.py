@@ -3,11 +3,12 @@
 import json
 import os
 import uuid
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
+
+from zlib_ng.zlib_ng import crc32
 
 from pondfs.extent import Content
 from pondfs.node import Version, format_node_id
@@ -161,7 +162,7 @@ class _Frames:
         stop = at = 0
         for page, body in zip(packed, bodies, strict=True):
             self._pages.append((row, body, page.rows, page.size, len(page.frames)))
-            self._frames += [(len(frame), zlib.crc32(frame)) for frame in page.frames]
+            self._frames += [(len(frame), crc32(frame)) for frame in page.frames]
             row += page.rows
             start, stop = stop, stop + page.size
             while at < len(places) and places[at] < stop:

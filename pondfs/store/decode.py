@@ -1,10 +1,10 @@
 """Reading compressed contents: the frames that are needed, each decoded once while it is kept."""
 
 import os
-import zlib
 from collections.abc import Iterator
 
 import pyarrow as pa
+from zlib_ng.zlib_ng import crc32
 
 from pondfs.errors import StoreDamaged
 from pondfs.store.damage import naming
@@ -124,7 +124,7 @@ class PackedFile:
                 for number in range(start, end):
                     at = table.starts[number] - begin
                     frame = data[at : at + table.sizes[number]]
-                    if zlib.crc32(frame) != table.crcs[number]:
+                    if crc32(frame) != table.crcs[number]:
                         raise self._damaged(f"damaged (at byte {table.starts[number]})")
                     whole = memoryview(codec.decompress(frame, table.wholes[number])).cast("B")
                     keep((name, number), whole, len(whole))

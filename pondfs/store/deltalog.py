@@ -13,11 +13,12 @@ import json
 import logging
 import os
 import re
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
+
+from zlib_ng.zlib_ng import crc32
 
 from pondfs.errors import NotAPond, StoreDamaged
 from pondfs.store.tombstones import Action as Action
@@ -213,7 +214,7 @@ def encode_entry(info: Action, facts: Action, actions: Sequence[Action]) -> byte
 
 
 def _checksum(rest: bytes) -> bytes:
-    return b"%08x" % zlib.crc32(rest)
+    return b"%08x" % crc32(rest)
 
 
 def decode_entry(data: bytes) -> list[Action]:

@@ -14,7 +14,6 @@ all that, and `MAGIC`.
 """
 
 import os
-import zlib
 from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from zlib_ng.zlib_ng import crc32
 
 from pondfs.errors import StoreDamaged
 
@@ -151,7 +151,7 @@ def table_bytes(
 ) -> bytes:
     """Return the table as it lies in the file: of `PAGE`s and `FRAME`s."""
     data = np.array(pages, PAGE).tobytes() + np.array(frames, FRAME).tobytes()
-    end = np.array([(len(pages), len(frames), zlib.crc32(data), MAGIC)], _END)
+    end = np.array([(len(pages), len(frames), crc32(data), MAGIC)], _END)
     return data + end.tobytes()
 
 
@@ -173,7 +173,7 @@ def load_table(fd: int, size: int, name: str) -> FrameTable | None:
     pages, frames, crc, _ = end
     length = pages * PAGE.itemsize + frames * FRAME.itemsize
     data = os.pread(fd, length, at - length) if length <= at else b""
-    if len(data) != length or zlib.crc32(data) != crc:
+    if len(data) != length or crc32(data) != crc:
         raise _damaged(name, "its table of frames is not as it was written")
     return FrameTable(
         np.frombuffer(data, PAGE, pages), np.frombuffer(data, FRAME, frames, pages * PAGE.itemsize)

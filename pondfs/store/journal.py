@@ -21,12 +21,12 @@ import json
 import os
 import struct
 import uuid
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import pyarrow as pa
+from zlib_ng.zlib_ng import crc32
 
 from pondfs.errors import PondError, StoreDamaged
 from pondfs.extent import Content
@@ -234,8 +234,8 @@ def _header(table: bytes, version: int, batch: bytes) -> bytes:
 
 
 def _checksum(table: bytes, version: int, batch: bytes | memoryview) -> int:
-    start = zlib.crc32(struct.pack("<16sQI", table, version, len(batch)))
-    return zlib.crc32(batch, start)
+    start = crc32(struct.pack("<16sQI", table, version, len(batch)))
+    return crc32(batch, start)
 
 
 def _record(data: memoryview, at: int, table: bytes) -> tuple[int, memoryview, int] | None:

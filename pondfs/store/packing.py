@@ -4,10 +4,9 @@ Content that does not get clearly smaller stays as it is: its bytes are then rea
 call, which no decoder beats. See `frames` for how the rest is cut.
 """
 
-import zlib
-
 import numpy as np
 import pyarrow as pa
+from zlib_ng.zlib_ng import crc32
 
 from pondfs.store.frames import FRAME_BYTES, Ints
 from pondfs.store.parquet import Packed, Page, Part
@@ -66,7 +65,7 @@ def _pack(codec: pa.Codec, raw: memoryview, rows: int, most: int) -> Packed:
     ]
     crc = 0
     for frame in frames:
-        crc = zlib.crc32(frame, crc)
+        crc = crc32(frame, crc)
     return Packed(rows, len(raw), frames, crc)
 
 

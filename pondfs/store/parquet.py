@@ -15,11 +15,11 @@ written anew columns may be compressed, and content then lies in several pages: 
 Source: parquet-format: README, parquet.thrift, Encodings.
 """
 
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+from zlib_ng.zlib_ng import crc32
 
 from pondfs import __version__
 from pondfs.store import seal
@@ -166,7 +166,7 @@ class ParquetWriter:
 
     def _seal(self, *parts: Part) -> None:
         for part in parts:
-            self._crc = zlib.crc32(part, self._crc)
+            self._crc = crc32(part, self._crc)
 
     def _put(self, parts: Sequence[Part]) -> None:
         self._write(parts)
@@ -182,7 +182,7 @@ def _bodies(page: Page, rows: int) -> Iterator[tuple[Sequence[Part], int, int, i
     size = crc = 0
     for part in page.parts:
         size += len(part)
-        crc = zlib.crc32(part, crc)
+        crc = crc32(part, crc)
     yield page.parts, rows, size, crc
 
 

@@ -8,12 +8,12 @@ is nobody's loss: caches are made anew.
 import mmap
 import os
 import struct
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from zlib_ng.zlib_ng import crc32
 
 from pondfs.store.datafile import unlink_quietly
 from pondfs.store.faults import fault
@@ -133,7 +133,7 @@ def checksum(fd: int, start: int, size: int) -> int:
     piece = bytearray(min(_PIECE_BYTES, size + -size % _BLOCK_BYTES))
     blocks = np.frombuffer(piece, np.uint64).reshape(-1, _BLOCK_BYTES // 8)
     across = np.zeros(_BLOCK_BYTES // 8, np.uint64)
-    found = zlib.crc32(size.to_bytes(8, "little"))
+    found = crc32(size.to_bytes(8, "little"))
     stop = start + size
     while start < stop:
         got = os.preadv(fd, (memoryview(piece)[: stop - start],), start)
@@ -141,7 +141,7 @@ def checksum(fd: int, start: int, size: int) -> int:
             raise BadRecordError("it ends in the middle of a record")
         used = -(-got // _BLOCK_BYTES)
         piece[got : used * _BLOCK_BYTES] = bytes(used * _BLOCK_BYTES - got)
-        found = zlib.crc32(blocks[:used].sum(axis=1), found)
+        found = crc32(blocks[:used].sum(axis=1), found)
         across += blocks[:used].sum(axis=0)
         start += got
-    return zlib.crc32(across.data, found)
+    return crc32(across.data, found)

@@ -12,9 +12,10 @@ have no seal.
 """
 
 import os
-import zlib
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
+
+from zlib_ng.zlib_ng import crc32
 
 from pondfs.errors import StoreDamaged
 
@@ -54,7 +55,7 @@ def fill(footer: bytes, body_crc: int) -> bytes:
     """Return *footer*, in which the seal's digits are anything, with the right ones."""
     at = footer.rindex(_MARK) + len(_MARK)
     rest = footer[at + DIGITS :]
-    crc = zlib.crc32(rest, zlib.crc32(footer[:at]))
+    crc = crc32(rest, crc32(footer[:at]))
     # The one with the other: its own digits would not be counted otherwise.
     return footer[:at] + b"%08x%08x" % (body_crc, crc ^ body_crc) + rest
 
@@ -62,7 +63,7 @@ def fill(footer: bytes, body_crc: int) -> bytes:
 def seal_all(data: bytes) -> bytes:
     """Return a Parquet file that has `unsealed` in its footer, sealed: all that is in it counts."""
     start = len(data) - _END_BYTES - int.from_bytes(data[-8:-4], "little")
-    footer = fill(data[start:-_END_BYTES], zlib.crc32(data[len(_MAGIC) : start]))
+    footer = fill(data[start:-_END_BYTES], crc32(data[len(_MAGIC) : start]))
     return data[:start] + footer + data[-_END_BYTES:]
 
 
@@ -80,7 +81,7 @@ def find_seal(read: Read, size: int, name: str) -> Seal | None:
     if at < 0:
         return None
     at += len(_MARK)
-    crc = zlib.crc32(footer[at + DIGITS :], zlib.crc32(footer[:at]))
+    crc = crc32(footer[at + DIGITS :], crc32(footer[:at]))
     try:
         both = bytes.fromhex(footer[at : at + DIGITS].decode("ascii"))
     except ValueError:
@@ -102,7 +103,7 @@ def check_body(read: Read, seal: Seal, left_out: Iterable[tuple[int, int]], name
             piece = read(at, min(_PIECE_BYTES, start - at))
             if not piece:
                 break
-            crc = zlib.crc32(piece, crc)
+            crc = crc32(piece, crc)
             at += len(piece)
         at = stop
     if crc != seal.body_crc:

