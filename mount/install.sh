@@ -5,6 +5,7 @@
 #
 # PREFIX/lib/pondfs   a private venv with pondfs and its dependencies
 # PREFIX/bin          symlinks to its commands
+# PREFIX/lib/systemd  the units; systemd looks below /usr/local and /usr
 # SBINDIR             the helpers of mount(8) and umount(8); they look nowhere but in /sbin
 set -euo pipefail
 
@@ -14,6 +15,7 @@ SBINDIR=${SBINDIR:-/sbin}
 here=$(cd "$(dirname "$0")" && pwd)
 venv=$PREFIX/lib/pondfs
 commands=(pond mount.pond umount.pond)
+units=(system/pond@.service system/pond-maintain@.service system/pond-maintain@.timer user/pond@.service)
 helpers=(mount umount)
 
 die() {
@@ -44,6 +46,14 @@ install_all() {
         mv "$SBINDIR/$helper.pond.new" "$SBINDIR/$helper.pond"
         ln -sfn "$helper.pond" "$SBINDIR/$helper.fuse.pond"
     done
+    echo "==> $PREFIX/lib/systemd"
+    for unit in "${units[@]}"; do
+        mkdir -p "$PREFIX/lib/systemd/${unit%/*}"
+        sed "s|@BINDIR@|$PREFIX/bin|" "$here/../systemd/${unit#system/}" \
+            >"$PREFIX/lib/systemd/$unit.new"
+        chmod 644 "$PREFIX/lib/systemd/$unit.new"
+        mv "$PREFIX/lib/systemd/$unit.new" "$PREFIX/lib/systemd/$unit"
+    done
     echo "installed: $("$PREFIX/bin/pond" --version)"
 }
 
@@ -52,6 +62,9 @@ uninstall_all() {
         for name in "$helper.fuse.pond" "$helper.pond"; do
             ours "$SBINDIR/$name" && rm -f "$SBINDIR/$name"
         done
+    done
+    for unit in "${units[@]}"; do
+        rm -f "$PREFIX/lib/systemd/$unit"
     done
     for command in "${commands[@]}"; do
         [ "$(readlink "$PREFIX/bin/$command")" != "$venv/bin/$command" ] ||

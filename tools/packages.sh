@@ -64,6 +64,7 @@ if [ "$what" = test ]; then
     need_command rsync rsync
     need_command sqlite3 sqlite3
     need_command strace strace
+    need_command systemd systemd-analyze
     # vim-tiny calls itself vim.tiny; any vim will do
     need vim-tiny sh -c 'command -v vim || command -v vim.tiny'
     need_command zsh zsh

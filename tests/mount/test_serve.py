@@ -283,5 +283,6 @@ def test_maintenance_beside_the_mount(service: Service) -> None:
     assert len(service.pond.log()) >= 6
     done = maintain(service)
     assert "==> pond compact" in done.stdout
+    assert "==> pond check" in done.stdout
     assert len(service.pond.log()) == 3
     assert (service.pond.mnt / "log").read_bytes() == b"5"
