@@ -35,6 +35,10 @@ FIRST_SYNC_S = 8e-3
 WEIGHT = 1 / 16
 """Of the newest sync in the mean."""
 
+SLOW_S, THREADED = 4e-3, 8
+"""After one sync that took longer, so many go through a thread, whatever the mean says: slow ones
+come in bursts, and on the spot everybody on the mount waits for them."""
+
 
 class Journaled:
     """What is journaled, and the rules for it. On the trio thread only.
@@ -50,6 +54,7 @@ class Journaled:
         # Trio time from which on the journal may be used.
         self._usable_at = -math.inf if is_used else math.inf
         self._sync_s = FIRST_SYNC_S
+        self._threaded = 0
         self.clear()
 
     def clear(self) -> None:
@@ -75,6 +80,7 @@ class Journaled:
         self.content_bytes += size
         self._bytes += size + COST_PER_CHANGE_BYTES * len(cut.rows)
         self._sync_s += (took_s - self._sync_s) * WEIGHT
+        self._threaded = THREADED if took_s > SLOW_S else max(0, self._threaded - 1)
 
     def failed(self, now: float) -> None:
         """Leave the journal alone for a while."""
@@ -84,6 +90,7 @@ class Journaled:
         """Return whether the next version, of about that size, is journaled in a moment."""
         return (
             self._sync_s < MOMENT_S
+            and not self._threaded
             and size_bytes <= MOMENT_BYTES
             and self._usable_at <= now < self.publish_at()
         )

@@ -379,6 +379,7 @@ class VfsMachine(RuleBasedStateMachine):
         """
         self.store.fails = fails
         self.vfs.committer.journaled._sync_s = 0.0 if here else FIRST_SYNC_S
+        self.vfs.committer.journaled._threaded = 0
         failure = self.do(lambda: self.commit(publish=False, at_rest=here))
         self.store.fails = 0
         if failure is None:
