@@ -42,14 +42,20 @@ class Supervisor:
     """The daemon's side of `Type=notify`."""
 
     def __init__(self, environ: MutableMapping[str, str] = os.environ) -> None:
-        self._notifier = sdnotify.SystemdNotifier()
-        # Not for the processes that we start: a word of theirs would be taken for ours.
-        self.is_present = bool(environ.pop("NOTIFY_SOCKET", None))
+        self._notifier = None
+        if environ.get("NOTIFY_SOCKET"):
+            self._notifier = sdnotify.SystemdNotifier()
+            # Not for the processes that we start: a word of theirs would be taken for ours.
+            del environ["NOTIFY_SOCKET"]
+            if self._notifier.socket is not None:
+                # A service manager that does not read (its queue holds some ten words) must not
+                # hold up everybody on the mount: then a word is lost.
+                self._notifier.socket.setblocking(False)
         self._watchdog_s = _watchdog_s(environ)
 
     def tell(self, *words: str) -> None:
         """Send these assignments in one message."""
-        if self.is_present:
+        if self._notifier is not None:
             self._notifier.notify("\n".join(words))
 
     def reloading(self) -> None:
@@ -63,7 +69,7 @@ class Supervisor:
 
     async def watch(self, vfs: "Vfs", mountpoint: str, device: int) -> None:
         """Renew the status line and feed the watchdog, until cancelled."""
-        if not self.is_present:
+        if self._notifier is None:
             return
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tell_status, vfs)

@@ -146,6 +146,17 @@ def test_what_systemd_is_told(service: Service) -> None:
     assert (service.pond.mnt / "pending").read_bytes() == b"not synced"
 
 
+def test_a_service_manager_that_does_not_listen_holds_up_nobody(service: Service) -> None:
+    """Its socket's queue was full, and the daemon waited in the middle of serving."""
+    service.start()
+    limit = int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text())
+    time.sleep((limit + 10) * WATCHDOG_S / 3)
+    synced(service.pond.mnt / "kept", b"synced")
+    assert service.pond.status()["version"] >= 2
+    assert len(service.heard()) > limit
+    service.wait_for("^WATCHDOG=1$", 1)
+
+
 def test_a_child_of_the_daemon_does_not_speak_for_it(service: Service) -> None:
     service.start()
     assert service.process is not None
