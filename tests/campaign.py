@@ -12,7 +12,8 @@ does the same with many seeds is a test for each:
     @pytest.mark.campaign("pruned ponds", suite=25, long=300)
     def test_kept_versions_are_as_they_were(seed: int) -> None: ...
 
-Its line counts them. A campaign that failed has a line that says so.
+Its line counts them. A campaign that failed has a line that says so, and so has one that was
+skipped.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ def lines_of(reports: Iterable[pytest.TestReport]) -> list[str]:
     lines: set[str] = set()
     passed: dict[str, int] = {}
     failed: dict[str, list[str]] = {}
+    skipped: dict[str, list[str]] = {}
     for report in reports:
         properties = dict(report.user_properties)
         if "campaign" not in report.keywords and TOLD not in properties:
@@ -59,6 +61,8 @@ def lines_of(reports: Iterable[pytest.TestReport]) -> list[str]:
         name = str(properties.get(NAMED, report.nodeid.rpartition("/")[2]))
         if report.failed:
             failed.setdefault(name, []).append(report.nodeid.rpartition("::")[2])
+        elif report.skipped:
+            skipped.setdefault(name, []).append(report.nodeid.rpartition("::")[2])
         elif report.when == "call" and report.passed:
             told = {str(value) for key, value in report.user_properties if key == TOLD}
             if NAMED in properties:
@@ -68,9 +72,10 @@ def lines_of(reports: Iterable[pytest.TestReport]) -> list[str]:
             lines |= told
     for name in passed.keys() - failed.keys():
         lines.add(line_of(name, passed[name], 0, 0))
-    for name, tests in failed.items():
-        more = f" and {len(tests) - 3} more" if len(tests) > 3 else ""
-        lines.add(f"{name:<38} FAILED: {', '.join(tests[:3])}{more}")
+    for what, without in (("FAILED", failed), ("SKIPPED", skipped)):
+        for name, tests in without.items():
+            more = f" and {len(tests) - 3} more" if len(tests) > 3 else ""
+            lines.add(f"{name:<38} {what}: {', '.join(tests[:3])}{more}")
     return sorted(lines)
 
 

@@ -72,10 +72,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what each campaign told, and which failed."""
+    """Print what each campaign told, and which failed or were skipped."""
     reports = [
         report
-        for outcome in ("passed", "failed", "error")
+        for outcome in ("passed", "failed", "error", "skipped")
         for report in terminalreporter.getreports(outcome)
         if isinstance(report, pytest.TestReport)
     ]

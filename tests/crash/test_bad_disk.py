@@ -23,6 +23,7 @@ from tests.conftest import MakePond
 from tests.crash.bad_disk import BadDisk, Step
 from tests.crash.test_disk_full import complaints
 from tests.mount.harness import PondMount
+from tests.mount.haste import set_values
 
 WRITE_ERRNOS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS)
 STAGED_BYTES = 40 << 20
@@ -209,8 +210,10 @@ def faults(disk: BadDisk, work: Callable[[], object], *, most: int) -> list[tupl
 @pytest.mark.campaign
 @pytest.mark.parametrize("name", WORKS)
 def test_every_operation_fails_once_and_for_long(
-    bad_disk: BadDisk, bad_pond: PondMount, campaign: Campaign, name: str
+    bad_disk: BadDisk, bad_pond: PondMount, tmp_path: Path, campaign: Campaign, name: str
 ) -> None:
+    # No checkpoint in the background: it would take a failure that is meant for somebody else.
+    set_values(bad_pond, tmp_path, {"pondfs.store.checkpoint": {"ENTRIES_BETWEEN": 1 << 30}})
     work = WORKS[name]
     tree = Tree(bad_pond.mount("commit=3600,fsync=delta,compact=off"))
     tree.put("kept", tree.random(300_000))
@@ -220,7 +223,7 @@ def test_every_operation_fails_once_and_for_long(
     tree.sync()
     work.prepare(tree)
     found = faults(bad_disk, lambda: work.act(tree), most=MOST_TIMES if campaign.long else 1)
-    failed = 0
+    failed = hit = 0
     for turn, (step, first, number) in enumerate(found):
         for last in (first, 1 << 60) if campaign.long else ((first,) if turn % 2 else (1 << 60,)):
             work.prepare(tree)
@@ -236,6 +239,7 @@ def test_every_operation_fails_once_and_for_long(
                     assert tree.read("kept") == tree.files["kept"]
                 tree.answers()
                 failed += bad_disk.failed
+                hit += bad_disk.failed > 0
             found_lines = complaints(bad_pond)[logged:]
             assert len(found_lines) <= 2, "one failure, many lines"
             if work.act is read and bad_disk.failed:
@@ -244,7 +248,7 @@ def test_every_operation_fails_once_and_for_long(
                 assert "needed for '/rewritten'" in line, line
             tree.sync()
             tree.compare()
-    assert failed >= len(found) / 3, "too little failed for this to mean anything"
+    assert hit >= len(found) / 3, "too little failed for this to mean anything"
     tree.pond.remount()
     tree.compare()
     tree.pond.umount()
@@ -281,7 +285,7 @@ def test_every_operation_of_the_journal_fails(
         if step.pattern != "_pond/log"
     ]
     rounds = found if campaign.long else found[::7]
-    failed = 0
+    failed = hit = 0
     for step, first, number in rounds:
         bad_pond.remount()
         tree.change()
@@ -291,6 +295,7 @@ def test_every_operation_of_the_journal_fails(
                 assert ended == 0 or (ended == number and not step.pattern.startswith("_pond"))
                 assert tree.read("kept") == tree.files["kept"]
             failed += bad_disk.failed
+            hit += bad_disk.failed > 0
         tree.sync()
         tree.compare()
         # As it would be found after a crash, which is what a journal is for.
@@ -298,6 +303,7 @@ def test_every_operation_of_the_journal_fails(
         bad_pond.mount(options)
         tree.compare()
     assert failed >= len(rounds)
+    assert hit >= len(rounds) / 3, "too little failed for this to mean anything"
     campaign.tell("bad disks: the journal", rounds=len(rounds), faults=failed, losses=0)
 
 
@@ -318,7 +324,7 @@ def test_every_operation_of_mounting_fails(
         lambda: bad_pond.run("mount.pond", *args),
         most=MOST_TIMES if campaign.long else 1,
     )
-    failed = 0
+    failed = hit = 0
     rounds = found if campaign.long else found[::12]
     for step, first, number in rounds:
         tree.change()
@@ -327,6 +333,7 @@ def test_every_operation_of_mounting_fails(
         with bad_disk.failing(step, number, first=first):
             ended = bad_pond.run("mount.pond", *args, check=False)
             failed += bad_disk.failed
+            hit += bad_disk.failed > 0
         what = f"{step} failed with {os.strerror(number)}: {ended.returncode} {ended.stderr}"
         if ended.returncode:
             assert ended.returncode == 32, what
@@ -338,5 +345,5 @@ def test_every_operation_of_mounting_fails(
         tree.change()
         tree.sync()
         tree.compare()
-    assert failed
+    assert hit >= len(rounds) / 3, "too little failed for this to mean anything"
     campaign.tell("bad disks: mount.pond", rounds=len(rounds), faults=failed, losses=0)

@@ -110,13 +110,14 @@ def test_every_operation_of_a_command_fails(
     if not campaign.long:
         found = found[:: -(-len(found) // SUITE_FAULTS)]
     wanted = tree_of(store)
-    failed = 0
+    failed = hit = 0
     for turn, (step, first, number) in enumerate(found):
         for last in (first, EVER) if campaign.long else ((first,) if turn % 2 else (EVER,)):
             begin_anew()
             with disk.failing(step, number, first=first, last=last):
                 ended = pond.run(*command)
                 failed += disk.failed
+                hit += disk.failed > 0
             what = f"{step} ({first} to {last}) failed: {os.strerror(number)}: {ended}"
             assert ended.code in (0, SystemFailure.exit_code, StoreDamaged.exit_code), what
             assert "Traceback" not in ended.stderr, what
@@ -129,5 +130,5 @@ def test_every_operation_of_a_command_fails(
             assert tree_of(store) == wanted, what
             report = check_store(store, data=campaign.long)
             assert report.verdict == CLEAN, f"{what}: {report.findings}"
-    assert failed
+    assert hit >= len(found) / 3, "too little failed for this to mean anything"
     campaign.tell(f"bad disks: pond {name}", rounds=len(found), faults=failed, losses=0)

@@ -78,7 +78,7 @@ def versions(pond: PondMount) -> int:
 
 def wait_for_version(pond: PondMount, number: int) -> None:
     """Return when the log holds that many versions."""
-    wait_until(lambda: versions(pond) >= number, f"version {number} of {pond.store}", 10)
+    wait_until(lambda: versions(pond) >= number, f"version {number} of {pond.store}")
 
 
 def names_in_table(store: Path) -> set[str]:
@@ -142,7 +142,7 @@ def test_the_timer_brings_what_is_journaled_into_the_table(pond_unmounted: PondM
     pond = pond_unmounted.mount("commit=1,fsync=journal")
     (pond.mnt / "new").write_bytes(b"new")
     fsync_directory(pond.mnt)
-    wait_until(lambda: delta_log.head_version(pond.store) == 2, "version 2 in the table", 10)
+    wait_until(lambda: delta_log.head_version(pond.store) == 2, "version 2 in the table")
     assert pond.status()["journaled_versions"] == 0
 
 
@@ -176,7 +176,7 @@ def test_the_timer_commits(pond_unmounted: PondMount) -> None:
     before = versions(pond)
     (pond.mnt / "new").write_bytes(b"new")
     wait_for_version(pond, before + 1)
-    wait_until(lambda: not pond.status()["pending_bytes"], "nothing is pending", 10)
+    wait_until(lambda: not pond.status()["pending_bytes"], "nothing is pending")
     assert "new" in names_in_table(pond.store)
 
 

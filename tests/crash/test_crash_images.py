@@ -117,7 +117,7 @@ def test_every_image_is_a_pond(
 ) -> None:
     """No two images are alike, or not in what they owe. Some are mounted as well."""
     wanted = campaign.rounds(suite=100, long=600)
-    mounted = campaign.rounds(suite=2, long=5)
+    to_mount = campaign.rounds(suite=2, long=5)
     lives = campaign.rounds(suite=1, long=3)
     tried = calls = 0
     for seed in range(lives):
@@ -126,6 +126,7 @@ def test_every_image_is_a_pond(
         disk = recording.disk_images()
         calls += len(recording.trace.ops)
         seen = set()
+        mounted = 0
         for cut in shuffled(disk, seed):
             image = disk.image(cut)
             promise = recording.promise(cut.line)
@@ -136,11 +137,13 @@ def test_every_image_is_a_pond(
             check_image(
                 recording, cut, image, shm / "image", None if campaign.long else OLDER_VERSIONS
             )
-            if len(seen) <= mounted and promise.has_ended("mount"):
+            if mounted < to_mount and promise.has_ended("mount"):
                 check_mounted(recording, cut, image, make_pond, shm / f"{seed}-{len(seen)}", fsync)
+                mounted += 1
             if len(seen) == wanted:
                 break
         assert len(seen) == wanted, "the recording is too short"
+        assert mounted == to_mount, "too few of the images are of a pond that was mounted"
         tried += len(seen)
     campaign.tell(
         f"crash images, fsync={fsync}", rounds=lives, faults=tried, losses=0,

@@ -20,7 +20,7 @@ import trio
 
 import pondfs
 from pondfs.node import ROOT, Version
-from pondfs.store.check import check_store
+from pondfs.store.check import DAMAGED, check_store
 from pondfs.store.delta import DeltaStore
 from pondfs.store.deltalog import read_snapshot
 from pondfs.store.journal import journal_path
@@ -261,7 +261,9 @@ def test_killed_anywhere(
 
 
 def check(pond: Pond, acknowledged: int, work: str, point: str) -> None:
-    """Open it: all is there, and it goes on."""
+    """It is no damage as it lies there. Open it: all is there, and it goes on."""
+    left = check_store(pond.path, data=True)
+    assert left.verdict != DAMAGED, f"{point}: {left.findings}"
     store = open_pond(pond.path)
     # A head that is not whole is told of as long as it is there.
     assert len(store.notes) == (point == "aside:copied")

@@ -218,6 +218,7 @@ def test_whatever_is_asked_is_answered(asked: tuple[PondMount, Path], campaign: 
     ask()
     assert rss_bytes(pid) < at_first + (64 << 20)
     assert pond.pid == pid
+    assert 0 < counts["refused"] < counts["lines"], "all was refused, or nothing"
     campaign.tell(
         "fuzz: control protocol", rounds=counts["lines"], faults=counts["refused"], losses=0
     )

@@ -61,6 +61,7 @@ def test_no_damage_shows_a_wrong_tree(pond: Path, place: str, campaign: Campaign
             found[check(pond, file, mutated, right)] += 1
 
     damage()
+    assert found["told"] or place == "_pond", f"no damage was told: {found}"
     assert see(pond) == (right, [])
     is_compacted = any(file.name.endswith(".checkpoint.parquet") for file in files_of(pond))
     tell(f"{place}, {'compacted' if is_compacted else 'plain'}", found, campaign)
@@ -123,6 +124,7 @@ def test_a_damaged_journal_gives_what_is_whole_of_it(tmp_path: Path, campaign: C
         found["told" if notes else "torn"] += 1
 
     damage()
+    assert found["told"], f"no damage was told: {found}"
     tell("journal", found, campaign)
 
 

@@ -25,7 +25,7 @@ from pondfs.store.check import CLEAN, check_store
 from tests.campaign import Campaign
 from tests.crash.test_kill import assert_dense
 from tests.load import shared
-from tests.load.crew import HANG_S, Crew
+from tests.load.crew import HANG_LONG_S, HANG_S, Crew
 from tests.load.judge import Judge, common
 from tests.load.own import NEVER
 from tests.mount.harness import PondMount, detach, run, wait_gone, wait_until
@@ -61,13 +61,14 @@ class Samples:
 class LoadRun:
     """The pond, its writers, what is done to the daemon; ``idle``: what one has open at rest."""
 
-    def __init__(self, pond: PondMount, writers: int, journals: Path) -> None:
+    def __init__(self, pond: PondMount, writers: int, journals: Path, hang_s: float) -> None:
         self.pond = pond
         self.is_hasty = True
         self.rng = random.Random(writers)
         self.faults: Counter[str] = Counter()
         self.samples = Samples()
         self.shared = 0
+        self.records = 0
         for number in range(writers):
             (pond.mnt / f"w-{number}").mkdir()
         (pond.mnt / "loose").mkdir()
@@ -79,7 +80,7 @@ class LoadRun:
         os.fsync(fd)  # from here on it has a journal
         os.close(fd)
         self.idle = others(self)
-        self.crew = Crew(pond.mnt, writers, journals)
+        self.crew = Crew(pond.mnt, writers, journals, hang_s)
 
     def options(self) -> tuple[str, ...]:
         """Return how to mount next: with thresholds as they are, as anybody does."""
@@ -98,15 +99,21 @@ class LoadRun:
         self.crew.tell("work", shared=str(self.shared))
 
     def watch(self, seconds: float) -> None:
-        """Let them work for so long, look that they do, and what the daemon takes."""
+        """Let them work for so long, look that they do, and what the daemon takes.
+
+        Longer where the machine is slow: until each of them has synced something.
+        """
         until = time.monotonic() + seconds
         pid = self.pond.pid
-        while (left := until - time.monotonic()) > 0:
-            time.sleep(min(left, 1.0))  # time to work, not something to wait for
+        begun = [(member, member.journal.stat().st_size) for member in self.crew.members]
+        while (left := until - time.monotonic()) > 0 or not all(
+            member.has_acknowledged(size) for member, size in begun
+        ):
+            time.sleep(min(max(left, 0.1), 1.0))  # time to work, not something to wait for
             self.crew.check_progress()
             self.samples.rss_mb.append(anonymous_mb(pid))
             # By a process that can be ended, in case the daemon does not answer.
-            answer = run(["cat", self.pond.mnt / ".pond/status"], timeout_s=HANG_S + 5)
+            answer = run(["cat", self.pond.mnt / ".pond/status"], timeout_s=self.crew.hang_s + 5)
             told = json.loads(answer.stdout)
             self.samples.journaled = max(self.samples.journaled, told["journaled_bytes"])
             self.samples.pending = max(self.samples.pending, told["pending_bytes"])
@@ -146,6 +153,7 @@ class LoadRun:
         lo, hi = common((report["found"] for report in reports), synced_at)
         records = [record for report in reports for record in report["records"]]
         top = self.pond.mnt / "shared" / str(self.shared)
+        self.records += len(records)
         Judge(top, records, NEVER if clean else lo, hi).check()
 
     def finish(self) -> None:
@@ -177,7 +185,8 @@ def test_a_load_under_signals(
     hasten(pond, tmp_path)
     pond.allow_log("failed, which harms nothing", "is not used from here on")
     pond.mount("xattr", "commit=1")
-    load = LoadRun(pond, campaign.rounds(suite=4, long=16), tmp_path)
+    hang_s = HANG_LONG_S if campaign.long else HANG_S
+    load = LoadRun(pond, campaign.rounds(suite=4, long=16), tmp_path, hang_s)
     crews.append(load.crew)
     begin = time.monotonic()
     seconds = campaign.rounds(suite=1, long=300)
@@ -212,6 +221,9 @@ def test_a_load_under_signals(
     assert load.samples.journaled < MOST_JOURNALED_BYTES
     assert load.samples.pending < MOST_PENDING_BYTES
     crew = load.crew
+    for told in crew.told.values():
+        assert told["steps"] > told["syncs"] > 0, "a writer did nothing"
+    assert load.records, "nothing was done in what all share"
     campaign.tell(
         f"load, {len(crew.members)} writers",
         rounds=crew.sum("steps"), faults=load.faults.total(), losses=0,

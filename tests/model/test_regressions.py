@@ -52,7 +52,7 @@ class Tree:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for what the committer says only by its state."""
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while not condition():  # noqa: ASYNC110 - there is no event for it but in this test
             await trio.sleep(0.001)
 

@@ -1,16 +1,17 @@
-"""A daemon whose thresholds are so low that it compacts, keeps up and cleans up without a pause."""
+"""Daemons with other thresholds: so low that they compact, keep up and clean up without a pause."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.mount.harness import PondMount
 
-HASTE = """
-import importlib.abc, importlib.machinery, os, sys
+Values = Mapping[str, Mapping[str, float]]
+"""By module, and name in it."""
 
-VALUES = {
+VALUES: Values = {
     "pondfs.store.compact": {"MANY_FILES": 6, "LARGE_BYTES": 600_000},
     "pondfs.store.compact_files": {"FULL_BYTES": 200_000, "LEAST_GROUP_ROWS": 7},
     "pondfs.vfs.compactor": {"LOOK_S": 0.02, "PAUSE_S": 0.02, "FIRST_RETRY_S": 0.5},
@@ -23,8 +24,11 @@ VALUES = {
     "pondfs.vfs.upkeep": {"LOOK_S": 0.05, "STRAYS_S": 1.0},
 }
 
+SITE = """
+import importlib.abc, importlib.machinery, os, sys
 
-class Hasten(importlib.abc.MetaPathFinder):
+
+class Setting(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
         if name not in VALUES:
             return None
@@ -42,14 +46,20 @@ class Hasten(importlib.abc.MetaPathFinder):
         return spec
 
 
-sys.meta_path.insert(0, Hasten())
-os.nice = lambda by: 0  # a busy machine would not let the worker get anywhere
+sys.meta_path.insert(0, Setting())
 """
+
+NOT_NICE = "os.nice = lambda by: 0  # a busy machine would not let the worker get anywhere\n"
 
 
 def hasten(pond: PondMount, place: Path) -> None:
     """Let *pond*'s daemons and their workers be so; what that needs is below *place*."""
+    set_values(pond, place, VALUES, NOT_NICE)
+
+
+def set_values(pond: PondMount, place: Path, values: Values, more: str = "") -> None:
+    """Let *pond*'s daemons have other *values*; what that needs is below *place*."""
     where = place / "haste"
     where.mkdir()
-    (where / "sitecustomize.py").write_text(HASTE)
+    (where / "sitecustomize.py").write_text(f"VALUES = {values!r}\n{SITE}{more}")
     pond.env["PYTHONPATH"] = os.fspath(where)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -106,9 +105,7 @@ def test_metrics_over_http(pond_unmounted: PondMount) -> None:
     assert f'pondfs_version{{mountpoint="{pond.mnt}"}} 1.0' in told
     # And the mount ends though a scraper holds a connection.
     with urllib.request.urlopen(url, timeout=20):
-        started = time.monotonic()
         pond.umount()
-    assert time.monotonic() - started < 20
 
 
 @pytest.mark.allow_log("no metrics at")

@@ -312,7 +312,7 @@ def test_rows_that_are_being_staged_are_told_with_their_numbers(tmp_path: Path) 
             node = vfs.make(ROOT, b"file", stat.S_IFREG | 0o644, 0, Caller(0, 0))
             for at in range(3):
                 await vfs.write(node.id, at * MIB, bytes([at]) * MIB)
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 await trio.to_thread.run_sync(began.wait)
             await vfs.write(node.id, 0, b"later")
             preview = vfs.preview(contents=True)

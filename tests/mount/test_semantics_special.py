@@ -33,7 +33,7 @@ def test_fifo_carries_bytes_between_processes(place: Place) -> None:
     reader = threading.Thread(target=lambda: received.append(fifo.read_bytes()))
     reader.start()
     fifo.write_bytes(b"through the pipe")
-    reader.join(timeout=20)
+    reader.join(timeout=60)
     assert received == [b"through the pipe"]
     place.remount()
     info = fifo.lstat()
@@ -119,11 +119,11 @@ def test_locks_exclude_other_processes(place: Place, how: str) -> None:
     try:
         with opened(file, os.O_RDWR) as fd:
             assert errno_of(lock, fd, fcntl.LOCK_EX | fcntl.LOCK_NB) in ("EAGAIN", "EACCES")
-            holder.communicate(timeout=20)
+            holder.communicate(timeout=60)
             assert errno_of(lock, fd, fcntl.LOCK_EX | fcntl.LOCK_NB) == "OK"
             lock(fd, fcntl.LOCK_UN)
     finally:
-        holder.communicate(timeout=20)
+        holder.communicate(timeout=60)
 
 
 def test_flock_belongs_to_the_open_file(place: Place) -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from tests.conftest import MakePond
 from tests.mount.harness import (
+    WAIT_TIMEOUT_S,
     PondMount,
     command,
     detach,
@@ -100,7 +101,7 @@ class Service:
 
     def wait(self) -> int:
         assert self.process is not None
-        return self.process.wait(30)
+        return self.process.wait(WAIT_TIMEOUT_S)
 
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:

@@ -53,6 +53,19 @@ def test_a_teardown_that_fails_has_a_line_beside_what_was_told() -> None:
     ]  # fmt: skip
 
 
+def test_a_campaign_that_was_skipped_has_a_line() -> None:
+    """Beside those of its seeds that were not."""
+    named = (NAMED, "pruned ponds")
+    reports = [report(f"test_a[{seed}]", named) for seed in range(25)]
+    reports += [report(f"test_a[{seed}]", named, outcome="skipped") for seed in range(25, 30)]
+    reports += [report("test_b", outcome="skipped", when="setup")]
+    assert [line.split() for line in lines_of(reports)] == [
+        "pruned ponds 25 rounds 0 faults 0 losses".split(),
+        "pruned ponds SKIPPED: test_a[25], test_a[26], test_a[27] and 2 more".split(),
+        "test_x.py::test_b SKIPPED: test_b".split(),
+    ]
+
+
 def test_silence_has_a_line() -> None:
     (line,) = lines_of([report("test_a")])
     assert line.split() == "test_x.py::test_a told nothing".split()

@@ -70,14 +70,19 @@ class TestUnmounted(PondTests):
             f"with pondfs.open({str(store)!r}) as pond:\n"
             "    pond.touch('theirs')\n"
             "    print('locked', flush=True)\n"
-            "    time.sleep(0.3)\n"
+            "    sys.stdin.readline()\n"
+            "    time.sleep(0.3)\n"  # so that who waits does, mostly
         )
-        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
+        with subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as other:
+            assert other.stdin is not None
             assert other.stdout is not None
             assert other.stdout.readline() == b"locked\n"
             with pytest.raises(pondfs.PondLocked), pondfs.open(store) as pond:
                 pond.touch("mine")
-            with pondfs.open(store, lock_timeout_s=20) as pond:
+            other.stdin.close()
+            with pondfs.open(store, lock_timeout_s=60) as pond:
                 pond.touch("mine")
                 assert pond.listdir() == ["mine", "theirs"]
 

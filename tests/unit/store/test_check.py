@@ -32,6 +32,7 @@ from tests.unit.store.support import (
     DIRECTORY,
     FILE,
     attr,
+    data_file_names,
     extent_row,
     file_row,
     make_cut,
@@ -391,6 +392,29 @@ def test_files_that_were_exchanged_meanwhile(pond: Path) -> None:
     assert not now.is_outdated()
     Path(now.files[0].path).unlink()
     assert not now.is_outdated()
+
+
+def test_files_that_are_exchanged_while_it_looks(pond: Path) -> None:
+    """It finds them missing then, sees why, and begins anew: no damage, and the same tree."""
+    right = check_store(pond, data=True)
+    assert right.verdict == CLEAN
+    (pond / "_pond" / "readers").unlink()  # so that nobody knows of it
+    seen: list[str] = []
+
+    def exchange(what: str, share: float) -> None:
+        seen.append(what)
+        if seen == ["looking at the log", "reading the rows"]:
+            before = data_file_names(pond)
+            store = open_pond(pond)
+            store.swap_files(compact_files.write_files(compact.make_plan(pond)).request)
+            store.remove_pruned(now=True)
+            store.close()
+            assert not before <= data_file_names(pond)
+
+    report = check_store(pond, data=True, progress=exchange)
+    assert seen.count("looking at the log") == 2
+    assert report.findings == ()
+    assert report.tree_hash == right.tree_hash
 
 
 def test_no_pond(tmp_path: Path) -> None:
