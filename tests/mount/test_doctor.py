@@ -6,6 +6,7 @@ that does not load.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
@@ -242,6 +243,26 @@ def test_another_user_is_told_so(make_pond: MakePond) -> None:
 def _allows_other() -> bool:
     conf = Path("/etc/fuse.conf")
     return conf.exists() and "user_allow_other" in conf.read_text().splitlines()
+
+
+def test_a_mount_that_calls_itself_somebody_elses_pond(
+    pond_env: dict[str, str], tmp_path: Path
+) -> None:
+    """As a user can make one; its daemon, who is nobody, has gone."""
+    store, mnt = tmp_path / "pond", tmp_path / "mnt"
+    run([command("pond"), "init", store], env=pond_env)
+    mnt.mkdir()
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = os.open("/dev/fuse", os.O_RDWR)
+    options = f"fd={fd},rootmode=40000,user_id={ALICE},group_id={ALICE}"
+    made = libc.mount(bytes(store), bytes(mnt), b"fuse.pond", 0, options.encode())
+    os.close(fd)
+    assert made == 0, os.strerror(ctypes.get_errno())
+    try:
+        message = examine(pond_env, mnt).get("mounted", "warning")["message"]
+    finally:
+        run([require("umount"), "-l", "-i", mnt])
+    assert f"user {ALICE} mounted {mnt}" in message
 
 
 def test_where_there_is_no_pond(pond_env: dict[str, str], tmp_path: Path) -> None:
