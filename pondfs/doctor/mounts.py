@@ -231,7 +231,15 @@ def _look_at_daemon(where: str, hello: dict[str, Any]) -> Iterator[Finding]:
             "and again; it is lost if the daemon ends by force",
             f"mend that; more is in {hello['store']}/_pond/log",
         )
-    if has_mapped(hello["pid"], "eatmydata"):
+    turned_off = has_mapped(hello["pid"], "eatmydata")
+    if turned_off is None:
+        yield note(
+            f"whether the daemon of {where} runs with libeatmydata, which turns fsync off, is not "
+            "for this user to see",
+            "ask as root",
+            _as_root(hello["store"]),
+        )
+    elif turned_off:
         yield error(
             f"the daemon of {where} runs with libeatmydata, which turns fsync off: nothing it says "
             "it kept is kept when the power goes",

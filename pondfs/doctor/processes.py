@@ -52,14 +52,16 @@ def find_process(pid: int) -> Process | None:
     return Process(pid, name, rest.split()[0])
 
 
-def has_mapped(pid: int, word: str) -> bool:
+def has_mapped(pid: int, word: str) -> bool | None:
     """Return whether *pid* has a file mapped that is called something with *word*.
 
-    False when it is not for us to see.
+    None when it is not for us to see: a daemon that gave up rights is closed to its own user.
     """
     try:
         maps = Path(f"/proc/{pid}/maps").read_text(errors="replace")
-    except OSError:
+    except PermissionError:
+        return None
+    except (FileNotFoundError, ProcessLookupError):  # it has ended
         return False
     return word in maps
 
