@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pondfs.doctor.finding import Finding, error, note, ok, warning
 from pondfs.doctor.machine import user_name
-from pondfs.doctor.processes import find_lock_holder
+from pondfs.doctor.processes import find_lock_holder, sees_all_locks
 from pondfs.doctor.scene import NoMore, Scene
 from pondfs.errors import NotAPond, PondError
 from pondfs.node import Version
@@ -329,13 +329,15 @@ def look_at_messages(scene: Scene) -> Iterator[Finding]:
 
 
 def _is_held(store: str) -> bool:
+    """Return whether somebody has the pond open for writing, or may have where we can't see."""
     pond = os.path.join(store, POND_DIR)
-    said = (find_holder(pond) or {}).get("pid")
+    told = find_holder(pond) or {}
+    said = told.get("pid")
     try:
         holder = find_lock_holder(Path(pond, LOCK_FILE), said if isinstance(said, int) else None)
     except FileNotFoundError:
         return False
-    return holder is not None
+    return holder is not None or (bool(told) and not sees_all_locks())
 
 
 def _date(time_ns: int) -> str:

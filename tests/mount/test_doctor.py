@@ -222,6 +222,23 @@ def test_a_lock_that_another_host_did_not_give_back(pond_unmounted: PondMount) -
     assert "some.other.host" in ask(pond).get("lock", "warning")["message"]
 
 
+def test_a_mount_outside_of_the_container(pond: PondMount) -> None:
+    """Its lock is not in the kernel's list there: that does not say that its daemon was killed."""
+    with (pond.mnt / "file").open("w") as file:
+        file.write("x")
+        file.flush()
+        os.fsync(file.fileno())
+    assert (pond.store / "_pond" / "journal").exists()
+    args = [require("unshare"), "-pf", "--mount-proc", command("pond"), "doctor", "--json"]
+    done = run([*args, "--timeout", "120", pond.store], env=pond.env, check=False)
+    report = Report(json.loads(done.stdout), pond.env)
+    message = report.get("lock", "note")["message"]
+    assert f"process {pond.pid}, which had" in message
+    assert "can't be seen from here" in message
+    assert "in use" in report.get("journal", "ok")["message"]
+    assert not report.worse_than("note", *POND_LOOKS)
+
+
 # --- who asks, and where there is no pond ---
 
 
