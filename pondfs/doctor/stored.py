@@ -273,13 +273,18 @@ def look_at_strays(scene: Scene) -> Iterator[Finding]:
     store = scene.store
     names = table.find_strays(store, table.open_table(store, writable=False).snapshot)
     ours = [name for name in names if table.is_ours(name)]
-    old = [name for name in ours if table.old_enough(store, name, STRAY_AGE_S)]
+    old = [
+        size
+        for name in ours
+        if table.old_enough(store, name, STRAY_AGE_S)
+        # A mount may have removed it meanwhile.
+        and (size := _find_size(os.path.join(store, name))) is not None
+    ]
     foreign = [name for name in names if not table.is_ours(name) and not name.startswith(".")]
     if old:
-        size = sum(os.stat(os.path.join(store, name)).st_size for name in old)
         yield note(
-            f"{len(old)} data file{'s' * (len(old) > 1)} ({size / 1e6:,.1f} MB) that a crash left "
-            "and no version needs",
+            f"{len(old)} data file{'s' * (len(old) > 1)} ({sum(old) / 1e6:,.1f} MB) that a "
+            "crash left and no version needs",
             "a mount removes them when it has run for half an hour, unless something is set aside",
         )
     if foreign:
@@ -338,6 +343,13 @@ def _is_held(store: str) -> bool:
     except FileNotFoundError:
         return False
     return holder is not None or (bool(told) and not sees_all_locks())
+
+
+def _find_size(path: str) -> int | None:
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return None
 
 
 def _date(time_ns: int) -> str:

@@ -306,10 +306,18 @@ def test_a_creation_that_was_interrupted(pond_env: dict[str, str], tmp_path: Pat
 # --- the machine ---
 
 
-def doctor_with(modules: Path, env: dict[str, str]) -> Report:
+def doctor_with(modules: Path, env: dict[str, str], *options: str) -> Report:
     """Ask a pond doctor that finds *modules* before those that are installed."""
     done = subprocess.run(
-        [sys.executable, "-c", "from pondfs.cli import main; main()", "doctor", "--json", "/none"],
+        [
+            sys.executable,
+            "-c",
+            "from pondfs.cli import main; main()",
+            "doctor",
+            "--json",
+            "/none",
+            *options,
+        ],
         env={**env, "PYTHONPATH": str(modules)},
         stdout=subprocess.PIPE,
         cwd="/",
@@ -351,6 +359,13 @@ def test_a_library_that_ends_the_process(pond_env: dict[str, str], tmp_path: Pat
     assert "SIGSEGV" in report.get("libraries", "error")["message"]
     assert report.get("kernel", "ok")
     assert report.get("store", "error")
+
+
+def test_a_library_that_shuts_up_and_goes_on(pond_env: dict[str, str], tmp_path: Path) -> None:
+    """Nobody waits for the end of the process."""
+    (tmp_path / "fsspec.py").write_text("import os, signal; os.close(1); signal.pause()")
+    report = doctor_with(tmp_path, pond_env, "--timeout", "5")
+    assert "no answer within 5 s" in report.get("libraries", "error")["message"]
 
 
 def test_a_clock_before_pondfs_was_made(pond_env: dict[str, str], tmp_path: Path) -> None:
