@@ -5,6 +5,7 @@ written is what ``pond check`` finds out, which reads all of them.
 """
 
 import contextlib
+import json
 import os
 import shlex
 import stat
@@ -309,17 +310,17 @@ def look_at_messages(scene: Scene) -> Iterator[Finding]:
     try:
         with path.open("rb") as file:
             file.seek(max(os.fstat(file.fileno()).st_size - LOG_TAIL_BYTES, 0))
-            lines = file.read().decode(errors="replace").splitlines()
+            lines = file.read().decode(errors="replace").split("\n")
     except FileNotFoundError:
         return
     last: deque[str] = deque(maxlen=1)
     count = 0
     for line in lines:
-        level = line.split(" ", 3)[2:3]
-        if "pondfs.mount: mounted " in line:
+        level, logger, message = _parse_line(line)
+        if logger == "pondfs.mount" and message.startswith("mounted "):
             last.clear()
             count = 0
-        elif level in (["WARNING"], ["ERROR"], ["CRITICAL"]):
+        elif level in ("WARNING", "ERROR", "CRITICAL"):
             last.append(line)
             count += 1
     if count:
@@ -331,6 +332,22 @@ def look_at_messages(scene: Scene) -> Iterator[Finding]:
         )
     else:
         yield ok("the daemon has not complained since it was mounted last")
+
+
+def _parse_line(line: str) -> tuple[str, str, str]:
+    """Return level, logger and message of a line of the log, whose forms `logs.FORMATS` has.
+
+    Three times "" for what is no message's line: one of a traceback, one that was cut.
+    """
+    if line.startswith("{"):
+        try:
+            told = json.loads(line)
+        except ValueError:
+            return "", "", ""
+        return told.get("level", ""), told.get("logger", ""), told.get("message", "")
+    if line.startswith(" ") or len(words := line.split(" ", 4)) < 5:
+        return "", "", ""
+    return words[2], words[3].removesuffix(":"), words[4]
 
 
 def _is_held(store: str) -> bool:

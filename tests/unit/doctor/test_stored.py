@@ -333,6 +333,30 @@ def test_what_the_daemon_said(closed: Path) -> None:
     assert "no checkpoint" in message
 
 
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_what_the_daemon_said_in_either_form(closed: Path, form: str) -> None:
+    """By what the daemon logs with, in a process of its own; names in it are nothing it said."""
+    script = (
+        "import logging, sys; from pathlib import Path; from pondfs import logs\n"
+        "logs.set_up('info', Path(sys.argv[1]), terminal=False, form=sys.argv[2])\n"
+        "mount, vfs = logging.getLogger('pondfs.mount'), logging.getLogger('pondfs.vfs')\n"
+        "vfs.error('an old trouble')\n"
+        "mount.info('mounted %s on %s at version %d', '/pond', '/mnt', 3)\n"
+        "if sys.argv[3:]:\n"
+        "    vfs.warning('no checkpoint')\n"
+        "    vfs.info('of %s', '/pondfs.mount: mounted  WARNING ')\n"
+        "    try: raise ValueError('x\\n2026-11-30 11:00:00,000 ERROR pondfs.vfs: forged')\n"
+        "    except ValueError: vfs.info('what', exc_info=True)\n"
+    )
+    log = closed / "_pond" / "log"
+    run([Path(command("python")), "-c", script, log, form])
+    assert "has not complained" in only(closed, stored.look_at_messages, "ok").message
+    run([Path(command("python")), "-c", script, log, form, "more"])
+    message = only(closed, stored.look_at_messages, "note").message
+    assert "1 time since" in message
+    assert "no checkpoint" in message
+
+
 def test_looking_changes_nothing(store: DeltaStore, path: Path) -> None:
     with fault("journal:done", "EIO"), pytest.raises(OSError, match="journal:done"):
         store.journal(cut(4))
