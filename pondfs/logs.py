@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from io import TextIOWrapper
 from pathlib import Path
+from typing import Any
 
 LOG_KEEP_BYTES = 8 << 20
 """A log beyond this is set aside as ``log.1``; one old log is kept. Whoever may look into the mount
@@ -32,16 +33,30 @@ _TOLD = "is_told"
 class _OneLine(logging.Formatter):
     """A message is one line: names of files are in it, which may have line breaks in them.
 
-    The lines of a traceback stay.
+    The lines of a traceback stay, each with a blank in front: names are in what an exception says
+    as well, and no line of it is to pass for a message.
     """
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  logging's
-        text = super().formatMessage(record)
-        if text.isprintable():
-            return text
-        return "".join(
-            char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-        )
+        return _printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802  logging's
+        return _indented(super().formatException(ei))
+
+    def formatStack(self, stack_info: str) -> str:  # noqa: N802  logging's
+        return _indented(super().formatStack(stack_info))
+
+
+def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f" {_printable(line)}" for line in text.split("\n"))
 
 
 class _File(logging.handlers.RotatingFileHandler):
@@ -53,7 +68,16 @@ class _File(logging.handlers.RotatingFileHandler):
 
     def _open(self) -> TextIOWrapper:
         fd = self._opener(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        return os.fdopen(fd, "a", encoding="utf-8")
+        # A name that is no UTF-8 must not keep the line it is in from being written.
+        return os.fdopen(fd, "a", encoding="utf-8", errors="backslashreplace")
+
+    def doRollover(self) -> None:  # noqa: N802  logging's
+        """Begin a new log; where that can't be, the old one goes on: it is closed by then."""
+        try:
+            super().doRollover()
+        except OSError:
+            if self.stream is None:
+                self.stream = self._open()
 
 
 def _private(path: str, flags: int) -> int:
@@ -121,7 +145,7 @@ def set_up(
         form: ``text``, ``json`` (a line an object), ``journal`` (journald's fields, whatever stderr
             is) or ``auto``: text, and journald where stderr leads there.
         fields: what is said with every record, besides its own.
-        opener: opens *log_file*.
+        opener: opens *log_file*; raises OSError where that is not to be.
     """
     root = logging.getLogger()
     root.setLevel(level.upper())

@@ -23,6 +23,7 @@ from pondfs.confine import close_inherited, confine
 from pondfs.errors import (
     CommitFailed,
     MountFailed,
+    NotPermitted,
     PondError,
     PondLocked,
     SystemFailure,
@@ -188,7 +189,6 @@ def _serve(
     from pondfs.metrics import Metrics
     from pondfs.requests import answer_anybody
     from pondfs.status import status_text
-    from pondfs.store.lock import open_own
     from pondfs.vfs.base import VfsOptions
     from pondfs.vfs.past import METRICS, STATUS
     from pondfs.vfs.vfs import Vfs
@@ -203,7 +203,7 @@ def _serve(
             options.log_level,
             options.store / "_pond" / "log",
             terminal=options.foreground,
-            opener=open_own,
+            opener=_open_log,
             form=options.log_format,
             fields={
                 "store": os.fspath(options.store),
@@ -290,6 +290,16 @@ def _open_store(options: MountOptions, socket: Path) -> "DeltaStore":
             if not holder or find_pond_at(holder) is not None or time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
+
+
+def _open_log(path: str, flags: int) -> int:
+    """Open the log; where it is not for us to write, that is an error as of the system."""
+    from pondfs.store.lock import open_own
+
+    try:
+        return open_own(path, flags)
+    except NotPermitted as refused:
+        raise PermissionError(refused.errno, str(refused)) from None
 
 
 def _raise_open_files() -> None:

@@ -40,9 +40,11 @@ def command(store: str | None, as_json: bool, verbose: bool, timeout_s: float) -
     """Look at the machine and at a pond's surroundings, and say what is wrong and what to do.
 
     FUSE, libraries, clock; mounts whose daemon is gone or hangs; the lock; the disk the store is
-    on, its room and its promises; the log, the journal, and what a crash left. It changes nothing,
-    works without a pond, and never waits longer than --timeout for anything. Exit code 0: nothing
-    worse than a note; 15: a warning; 16: an error. What is in the store is read by pond check.
+    on, its room and its promises; the log, the journal, and what a crash left. It works without a
+    pond, and gives up what says nothing for --timeout (Python itself may take a minute to start).
+    It changes nothing in a pond; a file is made, synced and removed beside its log, to see whether
+    the disk takes commits. Exit code 0: nothing worse than a note; 15: a warning; 16: an error.
+    What is in the store is read by pond check.
 
     \b
     Example:

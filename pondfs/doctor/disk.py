@@ -1,5 +1,6 @@
 """The filesystem a store lies on: what it promises, what it can do, what room it has."""
 
+import contextlib
 import os
 import shlex
 from collections.abc import Iterator
@@ -142,7 +143,7 @@ def judge_mount(what: str, mount: Mount) -> Iterator[Finding]:
 def look_at_publishing(scene: Scene) -> Iterator[Finding]:
     """Whether the filesystem can do what a commit takes; by trying, if we may write."""
     try:
-        trouble = try_publishing(scene.store)
+        trouble = _try_publishing(scene.store)
     except PermissionError:
         return  # another look tells who may
     except OSError as refused:
@@ -156,6 +157,13 @@ def look_at_publishing(scene: Scene) -> Iterator[Finding]:
                    "hidden name instead, which takes a little longer")  # fmt: skip
     else:
         yield ok("files can be synced and linked, as a commit takes it")
+
+
+def _try_publishing(store: str) -> str:
+    with contextlib.suppress(FileNotFoundError):
+        return try_publishing(store)
+    # A mount that began just then has swept the file up; it does so once.
+    return try_publishing(store)
 
 
 def look_at_space(scene: Scene) -> Iterator[Finding]:

@@ -88,8 +88,12 @@ class _Worker:
 
     def _finish(self) -> None:
         """Judge how it ended. Raises: RuntimeError for a bug of ours."""
-        code = self.process.wait()
         if self._ended:
+            return
+        try:
+            code = self.process.wait(self._timeout_s)
+        except subprocess.TimeoutExpired:  # what it told with is closed, and it goes on
+            self.give_up()
             return
         self._complaints.seek(0)
         said = self._complaints.read().decode(errors="replace").strip()
@@ -123,7 +127,7 @@ class _Worker:
 def examine(named: str | None, environ: Mapping[str, str], timeout_s: float) -> Examination:
     """Look at the machine and at the pond that is *named* (as `control.reach.locate` has it).
 
-    Returns after *timeout_s* without news, whatever hangs.
+    Returns after *timeout_s* without news, whatever hangs; to start may take `START_S`.
 
     Args:
         named: as said; None when nobody named one.

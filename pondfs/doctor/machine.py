@@ -173,32 +173,51 @@ def look_at_libraries(_: Scene) -> Iterator[Finding]:
                    "install it", "make setup")  # fmt: skip
         return
     running = ".".join(map(str, sys.version_info[:3]))
-    if not satisfies(running, python):
+    if satisfies(running, python):
+        yield ok(f"Python {running}")
+    else:
         yield error(f"Python {running} runs pondfs, which needs {python}", "use a newer Python")
-    fine = [f"Python {running}"]
+    modules = _modules_by_distribution()
+    # Each is told as soon as it is loaded: on a slow disk all of them take longer than one look.
     for requirement in wanted:
         name, bounds = parse_requirement(requirement)
-        if not name:
-            continue
-        upgrade = f"{sys.executable} -m pip install '{name}{bounds}'"
-        try:
-            version = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            yield error(f"{name} is not installed", "install it", upgrade)
-            continue
-        if not satisfies(version, bounds):
-            yield error(f"{name} {version} is here, {bounds} is needed", "install that", upgrade)
-            continue
-        try:
-            importlib.import_module(name.replace("-", "_"))
-        except Exception as trouble:  # whatever it is, the library is of no use
-            yield error(f"{name} {version} can't be loaded: {trouble}", "install it anew",
-                        f"{sys.executable} -m pip install --force-reinstall {name}")  # fmt: skip
-            continue
-        fine.append(f"{name} {version}")
+        if name:
+            yield _judge_library(name, bounds, modules.get(canonical(name), []))
     if libfuse := _libfuse_version():
-        fine.append(f"libfuse {libfuse}")
-    yield ok(", ".join(fine))
+        yield ok(f"libfuse {libfuse}")
+
+
+def _judge_library(name: str, bounds: str, modules: list[str]) -> Finding:
+    upgrade = f"{sys.executable} -m pip install '{name}{bounds}'"
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return error(f"{name} is not installed", "install it", upgrade)
+    if not satisfies(version, bounds):
+        return error(f"{name} {version} is here, {bounds} is needed", "install that", upgrade)
+    try:
+        for module in modules:
+            importlib.import_module(module)
+    except Exception as trouble:  # whatever it is, the library is of no use
+        return error(f"{name} {version} can't be loaded: {trouble}", "install it anew",
+                     f"{sys.executable} -m pip install --force-reinstall {name}")  # fmt: skip
+    if not modules:
+        return note(f"{name} {version} is here, but not what it is imported as: not tried")
+    return ok(f"{name} {version}")
+
+
+def _modules_by_distribution() -> dict[str, list[str]]:
+    """Return what can be imported of each distribution, by its canonical name.
+
+    A distribution need not be imported by its own name: python-json-logger is pythonjsonlogger.
+    Modules with an underscore in front are their own libraries' to load.
+    """
+    found: dict[str, list[str]] = {}
+    for module, distributions in importlib.metadata.packages_distributions().items():
+        if module.isidentifier() and not module.startswith("_"):
+            for name in set(map(canonical, distributions)):
+                found.setdefault(name, []).append(module)
+    return found
 
 
 def look_at_clock(_: Scene) -> Iterator[Finding]:
@@ -239,6 +258,11 @@ def parse_requirement(text: str) -> tuple[str, str]:
     if "extra" in marker or match is None:
         return "", ""
     return match[1], match[2].strip("()").replace(" ", "")
+
+
+def canonical(name: str) -> str:
+    """Return a distribution's *name* as all who write it otherwise mean it: PEP 503."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def satisfies(version: str, bounds: str) -> bool:

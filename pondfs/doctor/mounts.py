@@ -22,6 +22,7 @@ from pondfs.doctor.processes import (
     find_lock_holder,
     find_process,
     has_mapped,
+    sees_all_locks,
 )
 from pondfs.doctor.scene import Scene
 from pondfs.errors import DaemonGone, NotPermitted
@@ -123,6 +124,12 @@ def _look_at_last_holder(told: dict[str, object]) -> Iterator[Finding]:
             f"the pond was last opened for writing on host {host}, which did not close it: if it "
             "is still mounted there, a second writer here gets in its way",
             f"make sure that nothing on {host} has it open",
+        )
+    elif not sees_all_locks():
+        yield note(
+            f"process {told.get('pid')}, which had the pond open for writing, can't be seen from "
+            "here if it is outside this container: it has it open still, or was killed",
+            "ask outside of it",
         )
     else:
         yield note(
@@ -231,7 +238,15 @@ def _look_at_daemon(where: str, hello: dict[str, Any]) -> Iterator[Finding]:
             "and again; it is lost if the daemon ends by force",
             f"mend that; more is in {hello['store']}/_pond/log",
         )
-    if has_mapped(hello["pid"], "eatmydata"):
+    turned_off = has_mapped(hello["pid"], "eatmydata")
+    if turned_off is None:
+        yield note(
+            f"whether the daemon of {where} runs with libeatmydata, which turns fsync off, is not "
+            "for this user to see",
+            "ask as root",
+            _as_root(hello["store"]),
+        )
+    elif turned_off:
         yield error(
             f"the daemon of {where} runs with libeatmydata, which turns fsync off: nothing it says "
             "it kept is kept when the power goes",

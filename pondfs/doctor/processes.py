@@ -21,6 +21,9 @@ STOPPED = ("T", "t")
 """States of a process that does nothing until somebody lets it."""
 
 
+_FIRST_PID_NAMESPACE = 0xEFFFFFFC
+
+
 @dataclass(frozen=True, slots=True)
 class Process:
     """A process that is there.
@@ -52,14 +55,16 @@ def find_process(pid: int) -> Process | None:
     return Process(pid, name, rest.split()[0])
 
 
-def has_mapped(pid: int, word: str) -> bool:
+def has_mapped(pid: int, word: str) -> bool | None:
     """Return whether *pid* has a file mapped that is called something with *word*.
 
-    False when it is not for us to see.
+    None when it is not for us to see: a daemon that gave up rights is closed to its own user.
     """
     try:
         maps = Path(f"/proc/{pid}/maps").read_text(errors="replace")
-    except OSError:
+    except PermissionError:
+        return None
+    except (FileNotFoundError, ProcessLookupError):  # it has ended
         return False
     return word in maps
 
@@ -67,6 +72,7 @@ def has_mapped(pid: int, word: str) -> bool:
 def find_listener(path: Path) -> int | None:
     """Return the process that listens on a socket, without talking to it; None when nobody does.
 
+    Returns: -1 when somebody does whom we can't see, in another pid namespace.
     Source: unix(7), SO_PEERCRED: of a connection made by connect(2) it is who called listen(2).
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as ours:
@@ -77,7 +83,7 @@ def find_listener(path: Path) -> int | None:
         except OSError:
             return None
     pid: int = struct.unpack("3i", raw)[0]
-    return pid or None
+    return pid or -1
 
 
 def find_lock_holder(path: Path, likely: int | None) -> int | None:
@@ -89,7 +95,8 @@ def find_lock_holder(path: Path, likely: int | None) -> int | None:
         path: the file.
         likely: who the file itself says holds it: where devices have two numbers, as on btrfs, the
             kernel's list has the other one, and this is what tells its line from another's.
-    Returns: -1 when somebody does whom we can't see, in another pid namespace.
+    Returns: -1 when somebody does whom we can't see, in another pid namespace. Most kernels leave
+        such a lock out of the list: see `sees_all_locks`.
     Source: proc_locks(5).
     """
     found = os.stat(path)
@@ -103,6 +110,17 @@ def find_lock_holder(path: Path, likely: int | None) -> int | None:
             if match[2] == device or pid == likely:
                 return pid or -1
     return None
+
+
+def sees_all_locks() -> bool:
+    """Return whether the kernel tells us of locks of whatever process.
+
+    In a pid namespace (a container, as a rule) it leaves out those of processes that are not in it.
+
+    Source: locks_translate_pid in the kernel's fs/locks.c; PROC_PID_INIT_INO in
+    include/linux/proc_ns.h.
+    """
+    return os.stat("/proc/self/ns/pid").st_ino == _FIRST_PID_NAMESPACE
 
 
 def errno_of_statvfs(path: Path, patience_s: float) -> int | None:

@@ -5,6 +5,7 @@ written is what ``pond check`` finds out, which reads all of them.
 """
 
 import contextlib
+import json
 import os
 import shlex
 import stat
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from pondfs.doctor.finding import Finding, error, note, ok, warning
 from pondfs.doctor.machine import user_name
-from pondfs.doctor.processes import find_lock_holder
+from pondfs.doctor.processes import find_lock_holder, sees_all_locks
 from pondfs.doctor.scene import NoMore, Scene
 from pondfs.errors import NotAPond, PondError
 from pondfs.node import Version
@@ -34,6 +35,10 @@ from pondfs.store.table import POND_DIR, SET_ASIDE_DIR
 
 LONG_LOG_ENTRIES = 3 * checkpoint.ENTRIES_BETWEEN
 """So many entries after the checkpoint: then several checkpoints were not written."""
+
+LONG_LOG_ENTRIES_HELD = 20 * checkpoint.ENTRIES_BETWEEN
+"""A mount that commits all the time writes them when it comes to it: with some missing then, all is
+well."""
 
 MANY_FILES = 2000
 """Each is a few system calls for whoever reads the pond by SQL; a mount puts them together."""
@@ -128,11 +133,13 @@ def look_at_log(scene: Scene) -> Iterator[Finding]:
             "a mount writes a new one; look at the disk, which lost what was synced",
         )
     since = snapshot.version - snapshot.checkpoint
-    if since > LONG_LOG_ENTRIES:
+    is_held = since > LONG_LOG_ENTRIES and _is_held(scene.store)
+    if since > (LONG_LOG_ENTRIES_HELD if is_held else LONG_LOG_ENTRIES):
+        why = f"why they were not written is in {scene.store}/_pond/log"
         yield warning(
             f"the log has {since:,} entries after its last checkpoint, there is to be one every "
             f"{checkpoint.ENTRIES_BETWEEN}: opening the pond takes longer and longer",
-            f"mount it; why they were not written is in {scene.store}/_pond/log",
+            why if is_held else f"mount it; {why}",
         )
     else:
         yield ok(f"version {snapshot.pond_version}; {since} log entries after the checkpoint, "
@@ -267,13 +274,18 @@ def look_at_strays(scene: Scene) -> Iterator[Finding]:
     store = scene.store
     names = table.find_strays(store, table.open_table(store, writable=False).snapshot)
     ours = [name for name in names if table.is_ours(name)]
-    old = [name for name in ours if table.old_enough(store, name, STRAY_AGE_S)]
+    old = [
+        size
+        for name in ours
+        if table.old_enough(store, name, STRAY_AGE_S)
+        # A mount may have removed it meanwhile.
+        and (size := _find_size(os.path.join(store, name))) is not None
+    ]
     foreign = [name for name in names if not table.is_ours(name) and not name.startswith(".")]
     if old:
-        size = sum(os.stat(os.path.join(store, name)).st_size for name in old)
         yield note(
-            f"{len(old)} data file{'s' * (len(old) > 1)} ({size / 1e6:,.1f} MB) that a crash left "
-            "and no version needs",
+            f"{len(old)} data file{'s' * (len(old) > 1)} ({sum(old) / 1e6:,.1f} MB) that a "
+            "crash left and no version needs",
             "a mount removes them when it has run for half an hour, unless something is set aside",
         )
     if foreign:
@@ -298,17 +310,17 @@ def look_at_messages(scene: Scene) -> Iterator[Finding]:
     try:
         with path.open("rb") as file:
             file.seek(max(os.fstat(file.fileno()).st_size - LOG_TAIL_BYTES, 0))
-            lines = file.read().decode(errors="replace").splitlines()
+            lines = file.read().decode(errors="replace").split("\n")
     except FileNotFoundError:
         return
     last: deque[str] = deque(maxlen=1)
     count = 0
     for line in lines:
-        level = line.split(" ", 3)[2:3]
-        if "pondfs.mount: mounted " in line:
+        level, logger, message = _parse_line(line)
+        if logger == "pondfs.mount" and message.startswith("mounted "):
             last.clear()
             count = 0
-        elif level in (["WARNING"], ["ERROR"], ["CRITICAL"]):
+        elif level in ("WARNING", "ERROR", "CRITICAL"):
             last.append(line)
             count += 1
     if count:
@@ -322,14 +334,39 @@ def look_at_messages(scene: Scene) -> Iterator[Finding]:
         yield ok("the daemon has not complained since it was mounted last")
 
 
+def _parse_line(line: str) -> tuple[str, str, str]:
+    """Return level, logger and message of a line of the log, whose forms `logs.FORMATS` has.
+
+    Three times "" for what is no message's line: one of a traceback, one that was cut.
+    """
+    if line.startswith("{"):
+        try:
+            told = json.loads(line)
+        except ValueError:
+            return "", "", ""
+        return told.get("level", ""), told.get("logger", ""), told.get("message", "")
+    if line.startswith(" ") or len(words := line.split(" ", 4)) < 5:
+        return "", "", ""
+    return words[2], words[3].removesuffix(":"), words[4]
+
+
 def _is_held(store: str) -> bool:
+    """Return whether somebody has the pond open for writing, or may have where we can't see."""
     pond = os.path.join(store, POND_DIR)
-    said = (find_holder(pond) or {}).get("pid")
+    told = find_holder(pond) or {}
+    said = told.get("pid")
     try:
         holder = find_lock_holder(Path(pond, LOCK_FILE), said if isinstance(said, int) else None)
     except FileNotFoundError:
         return False
-    return holder is not None
+    return holder is not None or (bool(told) and not sees_all_locks())
+
+
+def _find_size(path: str) -> int | None:
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return None
 
 
 def _date(time_ns: int) -> str:

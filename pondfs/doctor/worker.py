@@ -25,7 +25,13 @@ def main() -> None:
     looks = GROUPS[group]()
     if group == "store":
         _say({"begin": "mounted"})
-        mount = scene.place.mount
+        try:
+            mount = scene.place.mount
+        except PondError as error:
+            # Which store is meant is not said by whom we could believe: none is looked into.
+            _say(asdict(replace(warning(f"this could not be looked at: {error}"), look="mounted")))
+            _say({"end": True})
+            return
         _say({"store": scene.store, "mountpoint": mount and os.fspath(mount.mountpoint)})
     for name, look in looks.items():
         _say({"begin": name})

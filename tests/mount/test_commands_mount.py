@@ -6,6 +6,7 @@ import os
 import signal
 import stat
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -389,3 +390,23 @@ def test_a_dead_mountpoint_can_be_used_again(pond: PondMount) -> None:
     pond.mount()
     assert (pond.mnt / "file").read_bytes() == b"content"
     assert len(daemons_of(pond.mnt)) == 1
+
+
+def test_a_log_that_is_not_for_us_to_write_keeps_nobody_from_mounting(
+    make_pond: MakePond,
+) -> None:
+    """The owner of a store had it lead to a directory of root's: root writes no log there."""
+    with tempfile.TemporaryDirectory() as place:  # where others may go, unlike pytest's own
+        os.chmod(place, 0o755)
+        pond = make_pond(store=Path(place, "pond"), mnt=Path(place, "mnt"))
+        pond.run("pond", "init", str(pond.store))
+        theirs = Path(place, "of root")
+        (pond.store / "_pond").rename(theirs)
+        theirs.chmod(0o755)
+        run(["chown", "-R", f"{ALICE}:{ALICE}", pond.store])
+        (pond.store / "_pond").symlink_to(theirs)
+        os.lchown(pond.store / "_pond", ALICE, ALICE)
+        pond.mount("ro")
+        assert os.listdir(pond.mnt) == []
+        pond.close()
+        assert not (theirs / "log").exists()

@@ -112,8 +112,46 @@ def test_the_lines_of_a_traceback_stay(tmp_path: Path) -> None:
     except ValueError:
         logging.getLogger("x").exception("what")
     lines = (tmp_path / "log").read_text().splitlines()
-    assert lines[1] == "Traceback (most recent call last):"
-    assert lines[-1] == "ValueError: why"
+    assert lines[1] == " Traceback (most recent call last):"
+    assert lines[-1] == " ValueError: why"
+
+
+def test_no_line_of_a_traceback_passes_for_a_message(tmp_path: Path) -> None:
+    """A name is in it, and whoever gave that may have thought of it."""
+    logs.set_up("info", tmp_path / "log", terminal=False)
+    forged = "2026-11-30 10:00:00,000 ERROR pondfs.vfs: forged"
+    try:
+        raise ValueError(f"a\n{forged}\r{forged}\u2028{forged}")
+    except ValueError:
+        log.exception("what", stack_info=True)
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert any("forged" in line for line in lines)
+    assert [line for line in lines if not line.startswith(" ")] == lines[:1]
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_name_that_is_no_text_is_told(tmp_path: Path, form: str) -> None:
+    logs.set_up("info", tmp_path / "log", terminal=False, form=form)
+    try:
+        raise ValueError("name\udcff")
+    except ValueError:
+        log.exception("failed at %s", "name\udcff")
+    assert "\\udcff" in (tmp_path / "log").read_text()
+    if form == "json":
+        assert json.loads((tmp_path / "log").read_text())["message"] == "failed at name\udcff"
+
+
+def test_a_log_that_can_not_be_set_aside_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "LOG_KEEP_BYTES", 1000)
+    (tmp_path / "log.1" / "in the way").mkdir(parents=True)
+    logs.set_up("info", tmp_path / "log", terminal=False)
+    for number in range(100):
+        message = f"line {number}"  # each of its own kind: none is a repeat
+        log.info(message)
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert [line.split(": ")[1] for line in lines] == [f"line {number}" for number in range(100)]
 
 
 def test_it_does_not_grow_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

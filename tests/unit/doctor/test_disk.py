@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -156,3 +158,21 @@ def test_kinds(kind: str, options: tuple[str, ...], severity: str, word: str) ->
     assert isinstance(here, Mount)
     found = list(disk.judge_mount("the store", replace(here, fstype=kind, options=options)))
     assert (found[0].severity, word in found[0].message) == (severity, True)
+
+
+def test_a_mount_that_sweeps_meanwhile(tmp_path: Path) -> None:
+    """It takes away, once, what a crash may have left: the file that is just being tried, too."""
+    store = tmp_path / "pond"
+    DeltaStore.create(store)
+
+    def sweep() -> None:
+        while True:
+            for path in (store / "_delta_log").glob(".probe.*"):
+                with contextlib.suppress(FileNotFoundError):
+                    path.unlink()
+                    return
+
+    sweeper = threading.Thread(target=sweep, daemon=True)
+    sweeper.start()
+    while sweeper.is_alive():
+        only(store, disk.look_at_publishing, "ok")

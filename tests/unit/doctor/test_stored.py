@@ -161,7 +161,16 @@ def test_a_log_that_grows_as_checkpoints_fail(
     monkeypatch.setattr(stored, "LONG_LOG_ENTRIES", 110)
     for version in range(4, 114):
         store.commit(cut(version))
-    assert "entries after its last" in only(path, stored.look_at_log, "warning").message
+    # Who has it open, and is busy, writes one later; not for ever.
+    only(path, stored.look_at_log, "ok")
+    with monkeypatch.context() as patch:
+        patch.setattr(stored, "LONG_LOG_ENTRIES_HELD", 110)
+        finding = only(path, stored.look_at_log, "warning")
+        assert "entries after its last" in finding.message
+        assert "mount it" not in finding.advice
+    killed = path.with_name("killed")
+    shutil.copytree(path, killed)  # nobody has this one open
+    assert "mount it" in only(killed, stored.look_at_log, "warning").advice
     store.keep_log()
     assert "; 0 log entries" in only(path, stored.look_at_log, "ok").message
 
@@ -319,6 +328,30 @@ def test_what_the_daemon_said(closed: Path) -> None:
     with log.open("a") as file:
         file.write("2026-11-30 11:00:01,000 WARNING pondfs.store: no checkpoint\n")
         file.write("2026-11-30 11:00:02,000 INFO pondfs.store: ERROR is not the level\n")
+    message = only(closed, stored.look_at_messages, "note").message
+    assert "1 time since" in message
+    assert "no checkpoint" in message
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_what_the_daemon_said_in_either_form(closed: Path, form: str) -> None:
+    """By what the daemon logs with, in a process of its own; names in it are nothing it said."""
+    script = (
+        "import logging, sys; from pathlib import Path; from pondfs import logs\n"
+        "logs.set_up('info', Path(sys.argv[1]), terminal=False, form=sys.argv[2])\n"
+        "mount, vfs = logging.getLogger('pondfs.mount'), logging.getLogger('pondfs.vfs')\n"
+        "vfs.error('an old trouble')\n"
+        "mount.info('mounted %s on %s at version %d', '/pond', '/mnt', 3)\n"
+        "if sys.argv[3:]:\n"
+        "    vfs.warning('no checkpoint')\n"
+        "    vfs.info('of %s', '/pondfs.mount: mounted  WARNING ')\n"
+        "    try: raise ValueError('x\\n2026-11-30 11:00:00,000 ERROR pondfs.vfs: forged')\n"
+        "    except ValueError: vfs.info('what', exc_info=True)\n"
+    )
+    log = closed / "_pond" / "log"
+    run([Path(command("python")), "-c", script, log, form])
+    assert "has not complained" in only(closed, stored.look_at_messages, "ok").message
+    run([Path(command("python")), "-c", script, log, form, "more"])
     message = only(closed, stored.look_at_messages, "note").message
     assert "1 time since" in message
     assert "no checkpoint" in message
