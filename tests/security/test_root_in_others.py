@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -209,6 +210,30 @@ def test_a_link_of_roots_is_followed(store: Path, stage: Stage) -> None:
     for path in sorted(place.rglob("*"), reverse=True):
         path.unlink()
     place.rmdir()
+
+
+_WITHOUT_SETUID = """
+import sys
+from pondfs.store.delta import DeltaStore
+from pondfs.store.lock import ONESELF, acting_as
+hers, own = sys.argv[1:]
+with acting_as(None), acting_as(ONESELF):
+    pass
+DeltaStore.create(own)
+DeltaStore.open_writer(own, mountpoint="", socket="").close()
+try:
+    DeltaStore.open_writer(hers, mountpoint="", socket="").close()
+except PermissionError as error:
+    print(error.strerror)
+"""
+
+
+def test_without_the_right_to_act_as_her_root_does_nothing(store: Path, tmp_path: Path) -> None:
+    """As in some containers: it went on as root, through any link. Its own store is no matter."""
+    setpriv = [harness.require("setpriv"), "--bounding-set=-setuid"]
+    program = [sys.executable, "-c", _WITHOUT_SETUID]
+    done = harness.run([*setpriv, *program, store, tmp_path / "own"])
+    assert "takes CAP_SETUID" in done.stdout, done.stderr
 
 
 # --- mounts ---------------------------------------------------------------------------------------
