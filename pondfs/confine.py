@@ -67,8 +67,8 @@ def confine(store: str) -> None:
     keep_memory_private()
     if os.geteuid():
         return
-    kept = KEPT if _is_roots(store) else KEPT_FOR_OTHERS
     has = _permitted()
+    kept = kept_of(has, is_roots=_is_roots(store))
     try:
         os.setgroups([])
     except PermissionError:
@@ -79,8 +79,21 @@ def confine(store: str) -> None:
             if capability not in kept:
                 _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
     _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
-    _set(kept & has)
+    _set(kept)
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def kept_of(has: frozenset[int], *, is_roots: bool) -> frozenset[int]:
+    """Return what to keep of the capabilities that a daemon *has*.
+
+    Containers mostly have CAP_DAC_OVERRIDE without CAP_DAC_READ_SEARCH, which is a part of it: then
+    the larger one has to do. Without either, a signal would not find the mountpoint in a pond whose
+    root is private, and what is pending would be lost.
+    """
+    kept = KEPT if is_roots else KEPT_FOR_OTHERS
+    if CAP_DAC_READ_SEARCH not in has:
+        kept |= {CAP_DAC_OVERRIDE}
+    return kept & has
 
 
 def close_inherited(kept: set[int]) -> None:

@@ -88,10 +88,11 @@ def find_ponds_of(store: Path) -> list[Mount]:
 def is_believable(mount: Mount) -> bool:
     """Return whether a mount may be of the store that it says: any user can call one what he likes.
 
-    Root may mount anything. Another user's is believed where the store is that user's too, or one
-    that several share. Where we can't look, nobody is to be kept from anything.
+    Root may mount anything, and our own we know, of whomever the store is. Another user's is
+    believed where the store is that user's too, or one that several share. Where we can't look,
+    nobody is to be kept from anything.
     """
-    if mount.owner_uid == 0:
+    if mount.owner_uid in (0, os.geteuid()):
         return True
     try:
         found = os.stat(mount.source)

@@ -61,7 +61,7 @@ class CopyOut:
         target: where to.
         tally: what becomes of it.
         force: replace what is there.
-        voucher: whose word the tree's owners and modes are; root's is believed.
+        voucher: whose word the tree's owners and modes are; root's is believed. See `voucher_of`.
     """
 
     def __init__(

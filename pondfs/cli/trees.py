@@ -7,7 +7,6 @@ store is read: what its owner and root may do.
 Paths are bytes from the pond's root, without a leading slash; the root is empty.
 """
 
-import contextlib
 import errno
 import io
 import os
@@ -118,17 +117,34 @@ def mounts_of(place: Place) -> list[Mount]:
     return [mount for mount in find_ponds_of(place.store) if "ro" not in mount.options]
 
 
-def voucher_of(place: Place) -> int:
-    """Return the user who can have made up what is in the pond: who has the store, or the mount.
+NOBODY = -1
+"""No user at all."""
 
-    For root, whose copies have the owners and modes that are told; others' are their own.
+
+def voucher_of(place: Place) -> int:
+    """Return the user who can have made up what is in the pond; `NOBODY` if several, or unknown.
+
+    For root, whose copies have the owners and modes that are told; others' are their own. Root's
+    word is believed only if nobody else can have the store, or could when it was mounted: who may
+    rename it can put anything in its place since.
     """
     if os.geteuid():
         return os.geteuid()
-    uids = [mount.owner_uid for mount in mounts_of(place)]
-    with contextlib.suppress(FileNotFoundError):  # moved away below its mount
-        uids.append(os.stat(place.store).st_uid)
-    return max(uids)
+    mounts = mounts_of(place)
+    uids = {mount.owner_uid for mount in mounts}
+    # What root mounts is nosuid where the store was not root's alone. Others' mounts always are.
+    if any(mount.owner_uid == 0 and "nosuid" in mount.options for mount in mounts):
+        uids.add(NOBODY)
+    try:
+        found = os.stat(place.store)
+    except OSError:
+        uids.add(NOBODY)  # moved away below its mount
+    else:
+        uids.add(NOBODY if found.st_mode & 0o022 else found.st_uid)
+    others = uids - {0}
+    if not others:
+        return 0
+    return others.pop() if len(others) == 1 else NOBODY
 
 
 def open_mounted(mount: Mount, at: str | None) -> MountedTree:

@@ -58,27 +58,54 @@ FAREWELL_TIMEOUT_S = 1.0
 MAX_CONNECTIONS = 64
 """Clients served at once. For a further one, whoever has been silent the longest is hung up on."""
 
+HANG_UP_S = 1.0
+"""How long whoever was hung up on may take to go: its request may have come just then."""
+
 _UCRED = struct.Struct("3i")
 
 
 class _Client:
-    """A connection, and since when its other end is waited for; None while we are at work."""
+    """A connection, and since when its other end is waited for; None while we are at work.
+
+    Only the waits can be ended from outside: what is being done for a client is not given up.
+    """
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self.stream = stream
         self.scope = trio.CancelScope()
-        self.silent_since: float | None = trio.current_time()
+        self.silent_since: float | None = None
 
     async def send(self, data: bytes) -> None:
+        """Raises: ClosedResourceError when it was hung up on."""
         self.silent_since = trio.current_time()
-        await self.stream.send_all(data)
-        self.silent_since = None
+        with trio.CancelScope() as self.scope:
+            await self.stream.send_all(data)
+            self.silent_since = None
+            return
+        raise trio.ClosedResourceError
 
     async def receive(self) -> bytes | bytearray:
+        """Return what came; nothing when it went away, or was hung up on."""
         self.silent_since = trio.current_time()
-        chunk = await self.stream.receive_some(65536)
-        self.silent_since = None
-        return chunk
+        with trio.CancelScope() as self.scope:
+            chunk = await self.stream.receive_some(65536)
+            # If it came at the moment of hanging up, it is a request like any other.
+            self.silent_since = None
+            return chunk
+        return b""
+
+
+async def _wait_for_room(room: trio.Semaphore, clients: Set[_Client]) -> None:
+    """Enter *room*, hanging up on somebody when it is full; and on another, where one stayed."""
+    try:
+        room.acquire_nowait()
+    except trio.WouldBlock:
+        entered = False
+        while not entered:
+            _hang_up_on_one(clients)
+            with trio.move_on_after(HANG_UP_S):
+                await room.acquire()
+                entered = True
 
 
 def _hang_up_on_one(clients: Set[_Client]) -> None:
@@ -121,8 +148,7 @@ async def serve(
 
     async def converse(client: _Client) -> None:
         try:
-            with client.scope:
-                await _converse(client, hello, handlers)
+            await _converse(client, hello, handlers)
         finally:
             room.release()
         # Not reached when all are cancelled: these clients still get the farewell.
@@ -137,11 +163,7 @@ async def serve(
                 task_status.started()
                 while True:
                     client = _Client(trio.SocketStream(await _accept(listener)))
-                    try:
-                        room.acquire_nowait()
-                    except trio.WouldBlock:
-                        _hang_up_on_one(clients)
-                        await room.acquire()
+                    await _wait_for_room(room, clients)
                     clients.add(client)
                     nursery.start_soon(converse, client)
         finally:
@@ -216,7 +238,7 @@ async def _converse(
                     if found is None:
                         await client.send(reply)
                     else:
-                        await _send(stream, reply, found)
+                        await _send(client, reply, found)
             if len(pending) > MAX_LINE_BYTES:
                 # Where the next message starts is anybody's guess: answer and hang up.
                 too_long = OSError(errno.EMSGSIZE, f"a line is at most {MAX_LINE_BYTES} bytes")
@@ -230,17 +252,17 @@ async def _converse(
         log.exception("control connection")
 
 
-async def _send(stream: trio.SocketStream, reply: bytes, found: Stream) -> None:
+async def _send(client: _Client, reply: bytes, found: Stream) -> None:
     """Send a reply and the bytes behind it."""
     request_id = decode(reply).get("id")
 
     async def send(fields: Message, piece: bytes = b"") -> None:
         with trio.fail_after(STREAM_TIMEOUT_S):
-            await stream.send_all(encode({"id": request_id, **fields}))
-            await stream.send_all(piece)
+            await client.stream.send_all(encode({"id": request_id, **fields}))
+            await client.stream.send_all(piece)
 
     try:
-        await stream.send_all(reply)
+        await client.send(reply)
         while piece := await trio.to_thread.run_sync(next, found.pieces, b""):
             await send({"ok": True, "bytes": len(piece)}, piece)
     except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):

@@ -78,8 +78,12 @@ class Session:
         ]
 
     async def _invalidate(self, stale: Stale) -> None:
-        """Have the kernel forget. In a thread: it may wait for requests that we must answer."""
-        await trio.to_thread.run_sync(_invalidate, stale)
+        """Have the kernel forget. In a thread: it may wait for requests that we must answer.
+
+        The tree has changed, so also when whoever changed it went away.
+        """
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(_invalidate, stale)
 
     def mount(self) -> None:
         """Mount; requests wait in the kernel until `serve`.

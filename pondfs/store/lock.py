@@ -224,6 +224,9 @@ def acting_as(owner: Owner | None) -> Iterator[None]:
     By the filesystem user of the calling thread (setfsuid(2)); no other thread notices. Nothing
     may be imported inside: the owner may not be able to read where Python is. What might goes into
     an `acting_as` of `ONESELF`.
+
+    Raises: PermissionError where root may not act as others (without CAP_SETUID, or as a user whom
+        its namespace does not know): as itself it would do what that user could not.
     """
     if owner is None:
         yield
@@ -232,12 +235,18 @@ def acting_as(owner: Owner | None) -> Iterator[None]:
     old_group = _libc.setfsgid(group)
     old_user = _libc.setfsuid(user)
     try:
+        # It never fails by what it returns: no user there is shows what came of it.
+        if _libc.setfsuid(_NO_USER) != user:
+            raise PermissionError(
+                errno.EPERM, f"user {user} has this store, and to act as that user takes CAP_SETUID"
+            )
         yield
     finally:
         _libc.setfsuid(old_user)
         _libc.setfsgid(old_group)
 
 
+_NO_USER = 2**32 - 1
 _libc = ctypes.CDLL(None)
 for _call in (_libc.setfsuid, _libc.setfsgid):
     _call.argtypes, _call.restype = (ctypes.c_uint,), ctypes.c_uint

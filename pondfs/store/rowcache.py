@@ -247,17 +247,21 @@ def _replace(path: str, tables: Iterable[pa.Table], files: Sequence[Item]) -> No
 
 def _append(path: str, tables: Iterable[pa.Table], files: Sequence[Item]) -> None:
     fd = open_own(path, os.O_RDWR | os.O_CREAT)
-    end = os.fstat(fd).st_size
     try:
-        with open(fd, "r+b") as file:
-            for _ in headers(fd, end, _KIND):
-                pass  # raises when what is there is not whole: nothing behind it would be found
-            if end < 2 * MOST_BYTES:
-                write_record(file, end, _KIND, _schema(files), tables)
-    except BaseException:
-        # Closed first, as that tries to write again. Nobody uses a record without its header.
-        os.truncate(path, end)
-        raise
+        end = os.fstat(fd).st_size
+        try:
+            with open(fd, "r+b", closefd=False) as file:
+                for _ in headers(fd, end, _KIND):
+                    pass  # raises when what is there is not whole: nothing behind it would be found
+                if end < 2 * MOST_BYTES:
+                    write_record(file, end, _KIND, _schema(files), tables)
+        except BaseException:
+            # The file object is closed first, as that tries to write again. By what is open: the
+            # name may lead elsewhere by now. Nobody uses a record without its header.
+            os.ftruncate(fd, end)
+            raise
+    finally:
+        os.close(fd)
 
 
 def _schema(files: Sequence[Item]) -> pa.Schema:

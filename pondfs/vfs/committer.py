@@ -71,7 +71,7 @@ class Ticket:
     error: PondError | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Job:
     """Something to do in the store between two commits, and what came of it."""
 
@@ -265,6 +265,10 @@ class Committer:
 
         For what writes to the log beside commits: tags, pruning.
 
+        Whoever asked may go away meanwhile. What has not begun then is not done. What has is not
+        undone by looking away: it returns what came of it, without a checkpoint after, so that the
+        tree can follow the store.
+
         Raises: CommitFailed while commits fail, so that nothing overtakes a version; what the
             store raises.
         """
@@ -273,7 +277,14 @@ class Committer:
         job = Job(lambda: function(*args))
         self._jobs.append(job)
         self._wake.set()
-        await job.done.wait()
+        try:
+            await job.done.wait()
+        except trio.Cancelled:
+            if job in self._jobs:
+                self._jobs.remove(job)
+                raise
+            with trio.CancelScope(shield=True):
+                await job.done.wait()
         if job.error is not None:
             raise job.error
         result: T = job.result
@@ -475,7 +486,9 @@ class Committer:
 
     async def _do(self, job: Job) -> None:
         try:
-            job.result = await offload.run(job.function)
+            # Whoever waits for what has begun waits for its end: it can't be left out any more.
+            with trio.CancelScope(shield=True):
+                job.result = await offload.run(job.function)
         except Exception as error:
             job.error = error
         finally:

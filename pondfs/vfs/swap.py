@@ -33,6 +33,8 @@ async def swap_files(vfs: "Vfs", request: str, *, now: bool = True) -> int:
     """
     # Not while a restore copies from what may be old files, or an image of them is saved.
     async with vfs.restorer.lock, vfs.images_lock:
+        # Whoever asked may go away meanwhile: the tree turns to the new files all the same, as the
+        # old ones go with the next prune. No checkpoint until it has.
         swap, image = await vfs.committer.between(_swap, vfs.store, vfs.nodes.image, request)
         if swap.compaction is not None:
             vfs.committer.totals.compactions += 1

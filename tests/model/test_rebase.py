@@ -1,15 +1,17 @@
 """Turning to a newer image: when, what stays, and what may not happen meanwhile."""
 
+import contextlib
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 
+from pondfs.interfaces import Swap
 from pondfs.node import ROOT
 from pondfs.store import imagefile
 from pondfs.store.compact import make_plan
@@ -20,7 +22,7 @@ from pondfs.vfs.attr import Change
 from pondfs.vfs.nodes import CLEAN
 from pondfs.vfs.past import VERSIONS, PastNode
 from pondfs.vfs.rebase import Rebaser
-from pondfs.vfs.swap import swap_files
+from pondfs.vfs.swap import remove_pruned, swap_files
 from tests.model.test_regressions import ME, Tree
 
 WAIT_S = 30.0
@@ -179,6 +181,48 @@ def test_files_are_not_exchanged_meanwhile(tree: Tree, monkeypatch: pytest.Monke
             go_on.set()
         assert tree.store._store._swaps == 1
         assert vfs.nodes.image.version == vfs.committer.published
+        for number in range(12):
+            assert await tree.content(b"%d" % number) == b"content %d" % number
+
+    tree.run(work)
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_whoever_asked_for_other_files_may_go_away(
+    tree: Tree, begun: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store had exchanged them, the tree had not: with the next prune every file was gone."""
+    began, go_on = threading.Event(), threading.Event()
+    swap: Callable[[str], Swap] = tree.store.swap_files
+
+    def slow(request: str) -> Swap:
+        began.set()
+        assert go_on.wait(WAIT_S)
+        return swap(request)
+
+    monkeypatch.setattr(tree.store, "swap_files", slow, raising=False)
+
+    async def work() -> None:
+        vfs = tree.vfs
+        for number in range(12):
+            await vfs.write(tree.file(b"%d" % number), 0, b"content %d" % number)
+            await vfs.committer.commit()
+        await Rebaser(vfs).renew()
+        plan = await trio.to_thread.run_sync(make_plan, os.fspath(tree.path))
+        request = (await trio.to_thread.run_sync(write_files, plan)).request
+        async with contextlib.AsyncExitStack() as held, trio.open_nursery() as nursery:
+            if not begun:
+                await held.enter_async_context(vfs.committer.hold())
+            nursery.start_soon(swap_files, vfs, request)
+            if begun:
+                assert await trio.to_thread.run_sync(began.wait, WAIT_S)
+            else:
+                await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+            go_on.set()
+        assert tree.store._store._swaps == begun
+        await remove_pruned(vfs)
+        assert tree.store._store._swaps == begun
         for number in range(12):
             assert await tree.content(b"%d" % number) == b"content %d" % number
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -211,6 +212,30 @@ def test_a_link_of_roots_is_followed(store: Path, stage: Stage) -> None:
     place.rmdir()
 
 
+_WITHOUT_SETUID = """
+import sys
+from pondfs.store.delta import DeltaStore
+from pondfs.store.lock import ONESELF, acting_as
+hers, own = sys.argv[1:]
+with acting_as(None), acting_as(ONESELF):
+    pass
+DeltaStore.create(own)
+DeltaStore.open_writer(own, mountpoint="", socket="").close()
+try:
+    DeltaStore.open_writer(hers, mountpoint="", socket="").close()
+except PermissionError as error:
+    print(error.strerror)
+"""
+
+
+def test_without_the_right_to_act_as_her_root_does_nothing(store: Path, tmp_path: Path) -> None:
+    """As in some containers: it went on as root, through any link. Its own store is no matter."""
+    setpriv = [harness.require("setpriv"), "--bounding-set=-setuid"]
+    program = [sys.executable, "-c", _WITHOUT_SETUID]
+    done = harness.run([*setpriv, *program, store, tmp_path / "own"])
+    assert "takes CAP_SETUID" in done.stdout, done.stderr
+
+
 # --- mounts ---------------------------------------------------------------------------------------
 
 
@@ -232,6 +257,63 @@ def test_set_id_files_of_her_store_give_nobody_rights(store: Path, stage: Stage)
     finally:
         harness.sweep(mnt)
         mnt.rmdir()
+
+
+def _lead_to_etc(store: Path) -> None:
+    store.rename(store.with_name("moved"))
+    store.symlink_to("/etc")
+
+
+_AFTER_MOUNTING: dict[str, Callable[[Path], object]] = {
+    "as it was": lambda store: None,
+    "moved": lambda store: store.rename(store.with_name("moved")),
+    "replaced": _lead_to_etc,
+}
+
+
+@pytest.mark.parametrize("done", _AFTER_MOUNTING)
+@pytest.mark.parametrize("is_hers", [True, False], ids=["hers", "open to all"])
+def test_nor_do_copies_that_root_makes_of_them(
+    store: Path,
+    alice: User,
+    stage: Stage,
+    capsys: pytest.CaptureFixture[str],
+    is_hers: bool,
+    done: str,
+) -> None:
+    """Whatever is where the store was when it was mounted."""
+    mnt, out = stage.base / "roots.mnt", stage.base / "out"
+    out.mkdir()
+    mnt.mkdir()
+    if not is_hers:
+        for path in (store, *store.rglob("*")):
+            os.chown(path, 0, 0)
+        store.chmod(0o777)
+    pond = PondMount(store, mnt, dict(os.environ)).mount()
+    moved = store.with_name("moved")
+    try:
+        (mnt / "tool").write_text("x")
+        for name, uid in (("tool", 0), ("bobs", 60_002)):
+            (mnt / name).write_text("x")
+            os.chown(mnt / name, uid, uid)
+            (mnt / name).chmod(0o6755)
+        pond.commit()
+        _AFTER_MOUNTING[done](store)
+        code, said = root_says(
+            capsys, "--pond", mnt, "cp", "pond:/tool", "pond:/bobs", f"host:{out}/"
+        )
+        assert (code, sorted(os.listdir(out))) == (0, ["bobs", "tool"]), said
+        for path in out.iterdir():
+            assert path.stat().st_mode & 0o7777 == 0o755
+    finally:
+        if moved.exists():
+            if store.is_symlink():
+                store.unlink()
+            moved.rename(store)
+        harness.sweep(mnt)
+        mnt.rmdir()
+        harness.run(["rm", "-rf", out])
+        harness.run(["chown", "-R", f"{alice.uid}:{alice.gid}", store])
 
 
 def test_of_roots_own_store_they_work(pond: PondMount) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from pondfs.control.protocol import find_sockets
 from tests.mount import harness
 from tests.mount.harness import run, wait_until
 from tests.security.users import SHARED_GID, Said, User, modes, reads
@@ -251,11 +252,7 @@ def test_without_allow_other_nobody_comes_in(alice: User, bob: User) -> None:
 
 def _socket_of(user: User, mnt: Path) -> Path:
     """Return where the daemon of *mnt* listens."""
-    listing = Path("/proc/net/unix").read_text().split()
-    ours = [Path(word) for word in listing if word.startswith(f"/tmp/pondfs-{user.uid}/")]
-    pid = harness.daemons_of(mnt)
-    assert len(pid) == 1
-    (found,) = ours
+    (found,) = find_sockets(mnt, user.uid)
     return found
 
 

@@ -38,6 +38,10 @@ class Daemon:
             raise self.failed
         return self
 
+    def soon(self, function: Callable[[], object]) -> None:
+        """Have *function* called on the server's thread."""
+        self._token.run_sync_soon(function)
+
     def stop(self) -> None:
         with contextlib.suppress(trio.RunFinishedError):
             self._token.run_sync_soon(self._scope.cancel)

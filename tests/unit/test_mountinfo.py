@@ -1,9 +1,18 @@
+import os
 from pathlib import Path
 
 import pytest
 
 from pondfs import mountinfo
-from pondfs.mountinfo import find_pond_around, find_pond_at, find_ponds_of, load_mounts
+from pondfs.mountinfo import (
+    FSTYPE,
+    Mount,
+    find_pond_around,
+    find_pond_at,
+    find_ponds_of,
+    is_believable,
+    load_mounts,
+)
 
 MOUNTS = rb"""22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw,errors=remount-ro
 40 22 0:50 / /mnt/pond rw,nosuid,nodev - fuse.pond /srv/my\040pond rw,user_id=1000,group_id=1000
@@ -69,6 +78,21 @@ def test_all_mounts_of_a_store_newest_first() -> None:
     found = find_ponds_of(Path("/srv/my pond"))
     assert [mount.device for mount in found] == [(0, 51), (0, 50)]
     assert find_ponds_of(Path("/srv/none")) == []
+
+
+@pytest.mark.parametrize(
+    ("asking", "mounted", "expected"),
+    [(1000, 1000, True), (1001, 1000, False), (1001, 0, True), (0, 1000, False)],
+)
+def test_a_mount_of_somebody_elses_store_is_believed_by_who_made_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asking: int, mounted: int, expected: bool
+) -> None:
+    """Read-only, mostly; its own user's commands refused it as well."""
+    os.chown(tmp_path, 2000, -1)
+    monkeypatch.setattr(os, "geteuid", lambda: asking)
+    options = ("ro", f"user_id={mounted}")
+    mount = Mount(Path("/mnt/m"), FSTYPE, str(tmp_path), options, (0, 60), mounted)
+    assert is_believable(mount) == expected
 
 
 def test_our_own_table_can_be_read() -> None:

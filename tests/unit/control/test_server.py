@@ -3,6 +3,7 @@ import json
 import os
 import socket
 import stat
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -220,3 +221,78 @@ def test_a_client_that_does_not_read_does_not_hold_up_the_end(
         raw.sendall(b'{"op":"big"}\n' * 50)
         daemon.stop()
     assert daemon.failed is None
+
+
+def test_a_request_that_just_came_is_not_given_up_to_make_room(
+    start_daemon: StartDaemon, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It and a client too many come in one tick: in half of the cases its handler was cancelled."""
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(server, "HANG_UP_S", 0.01)
+    began, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+    cancelled = 0
+
+    async def stall(_: dict[str, Any]) -> dict[str, Any]:
+        began.set()
+        assert go_on.wait(10)  # the whole thread of trio: what comes meanwhile comes at once
+        return {}
+
+    async def work(_: dict[str, Any]) -> dict[str, Any]:
+        nonlocal cancelled
+        try:
+            await trio.lowlevel.checkpoint()
+        except trio.Cancelled:
+            cancelled += 1
+            raise
+        finally:
+            ended.set()
+        return {}
+
+    for number in range(12):
+        daemon = start_daemon(path=tmp_path / f"{number}.sock", stall=stall, work=work)
+        for event in (began, go_on, ended):
+            event.clear()
+        with connect(daemon) as silent, connect(daemon) as busy:
+            read_line(silent)
+            read_line(busy)
+            busy.sendall(b'{"op":"stall"}\n')
+            assert began.wait(10)
+            silent.sendall(b'{"op":"work"}\n')
+            with connect(daemon) as one_too_many:
+                go_on.set()
+                assert ended.wait(10)
+                read_line(one_too_many)
+        daemon.stop()
+    assert cancelled == 0
+
+
+def test_another_goes_where_the_one_that_should_has_work(
+    start_daemon: StartDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All are being answered when one too many comes; it gets in as soon as one is silent."""
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(server, "HANG_UP_S", 0.01)
+    began, go_on = threading.Semaphore(0), trio.Event()
+
+    async def work(_: dict[str, Any]) -> dict[str, Any]:
+        began.release()
+        await go_on.wait()
+        return {}
+
+    async def let_go(_: dict[str, Any]) -> dict[str, Any]:
+        go_on.set()
+        return {}
+
+    daemon = start_daemon(work=work, let_go=let_go)
+    with connect(daemon) as first, connect(daemon) as second:
+        for busy in (first, second):
+            read_line(busy)
+            busy.sendall(b'{"op":"work"}\n{"op":"let_go"}\\n')
+            assert began.acquire(timeout=10)
+        with connect(daemon) as third:
+            third.settimeout(0.2)
+            with pytest.raises(TimeoutError):
+                third.recv(1)
+            daemon.soon(go_on.set)
+            third.settimeout(10)
+            assert read_line(third)["pondfs"] == 1

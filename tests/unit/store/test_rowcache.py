@@ -350,6 +350,31 @@ def test_a_full_disk_leaves_what_was_there(
     assert os.listdir(pond / "_pond").count("rows.tmp") == 0
 
 
+def test_what_was_written_is_cut_off_where_it_was_written(
+    pond: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The owner of the store may lead the name elsewhere meanwhile: root cut off that file."""
+    victim = tmp_path / "victim"
+    path, moved = cache_path(pond), tmp_path / "moved"
+    before = path.read_bytes()
+    victim.write_bytes(bytes(2 * len(before)))
+
+    def fail(*args: object) -> int:
+        path.rename(moved)
+        path.symlink_to(victim)
+        raise OSError(28, "No space left on device")
+
+    store = open_pond(pond)
+    store.commit(make_cut(store._version + 1, [size_row(10, 1)]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "pwrite", fail)
+        store._keeper.close()
+    store.close()
+    assert caplog.text.count("No space left") == 1
+    assert victim.stat().st_size == 2 * len(before)
+    assert moved.read_bytes() == before
+
+
 # --- when it is written ---
 
 
