@@ -404,9 +404,28 @@ def read_checkpoint(path: str, name: str) -> Snapshot:
             check_body(lambda at, length: data[at : at + length], seal, (), name)
         with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
             table = file.read(use_threads=False)
-    except (pa.ArrowException, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's, not Arrow's
         raise StoreDamaged(f"checkpoint {name} is damaged ({error})") from error
     snapshot = Snapshot()
+    try:
+        snapshot.apply(int(name.partition(".")[0]), _actions(table, snapshot))
+    except (pa.ArrowException, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StoreDamaged(f"checkpoint {name} is damaged ({error!r})") from error
+    snapshot.checkpoint = snapshot.version
+    if not snapshot.metadata or not snapshot.protocol:
+        raise StoreDamaged(f"checkpoint {name} has no table in it")
+    return snapshot
+
+
+def _actions(table: Any, snapshot: Snapshot) -> list[Action]:
+    """Return the actions in a checkpoint's *table*; *snapshot* takes tombstones as they are.
+
+    Raises: StoreDamaged; KeyError, TypeError, ValueError and the like for what is none.
+    """
+    import pyarrow as pa
+
     actions: list[Action] = []
     for kind in table.column_names:
         bodies = table[kind].drop_null().combine_chunks()
@@ -428,14 +447,7 @@ def read_checkpoint(path: str, name: str) -> Snapshot:
                 name: value for name, value in zip(names, values, strict=True) if value is not None
             }
             actions.append({kind: body})
-    try:
-        snapshot.apply(int(name.partition(".")[0]), actions)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise StoreDamaged(f"checkpoint {name} is damaged ({error!r})") from error
-    snapshot.checkpoint = snapshot.version
-    if not snapshot.metadata or not snapshot.protocol:
-        raise StoreDamaged(f"checkpoint {name} has no table in it")
-    return snapshot
+    return actions
 
 
 def _to_json(value: Any, kind: Any) -> Any:

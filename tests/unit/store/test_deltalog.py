@@ -3,6 +3,8 @@ import os
 import re
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 
@@ -213,3 +215,40 @@ def test_actions_without_what_the_protocol_demands(pond: Path, action: dict[str,
     log_entry(pond, 5).write_text(json.dumps(action))
     with pytest.raises(BadHeadError, match="is no action"):
         read_snapshot(log_dir(pond))
+
+
+def test_any_damage_to_another_programs_checkpoint_is_told_as_such(pond: Path) -> None:
+    """It has no seal: what Arrow makes of it is an `OSError` without a number, mostly."""
+    DeltaTable(pond).create_checkpoint()
+    checkpoint = pond / "_delta_log" / f"{4:020d}.checkpoint.parquet"
+    right = checkpoint.read_bytes()
+    whole = set(read_snapshot(log_dir(pond)).adds)
+    told = 0
+    for at in range(0, len(right), 97):
+        checkpoint.write_bytes(right[:at] + bytes([right[at] ^ 0xFF]) + right[at + 1 :])
+        snapshot = read_snapshot(log_dir(pond))
+        assert set(snapshot.adds) == whole
+        told += snapshot.checkpoint == -1
+    assert told > len(right) // 97 // 2
+    # The disk's own errors are no damage.
+    checkpoint.unlink()
+    checkpoint.mkdir()
+    with pytest.raises(IsADirectoryError):
+        read_snapshot(log_dir(pond))
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"remove": [{"deletionTimestamp": 5}]},
+        {"remove": [{"path": 5}]},
+        {"add": [{"size": 5}]},
+        {"txn": [7]},
+    ],
+)
+def test_a_checkpoint_of_something_else(pond: Path, columns: dict[str, list[object]]) -> None:
+    checkpoint = pond / "_delta_log" / f"{4:020d}.checkpoint.parquet"
+    pq.write_table(pa.table(columns), checkpoint)
+    snapshot = read_snapshot(log_dir(pond))
+    assert snapshot.damaged == [4]
+    assert len(snapshot.adds) == 4
