@@ -12,6 +12,7 @@ from pondfs.errors import NotAPond, StoreDamaged
 from pondfs.store.deltalog import (
     BadEntryError,
     BadHeadError,
+    RottenEntryError,
     list_log,
     read_entry,
     read_snapshot,
@@ -186,8 +187,30 @@ def test_an_entry_in_which_a_digit_is_another_is_bad(pond: Path) -> None:
     ):
         assert wrong != right
         entry.write_bytes(wrong)
-        with pytest.raises(BadEntryError, match="another checksum"):
+        with pytest.raises(RottenEntryError, match="another checksum"):
             read_entry(log_dir(pond), 4)
+
+
+def test_what_a_crash_can_leave_is_told_from_rot(pond: Path) -> None:
+    """An entry has its name after its bytes are on the disk: unless the disk lied about that."""
+    entry = log_entry(pond, 4)
+    right = entry.read_bytes()
+    for stop in range(len(right)):
+        for torn in (right[:stop], right[:stop] + bytes(len(right) - stop)):
+            entry.write_bytes(torn)
+            with pytest.raises(BadHeadError) as caught:
+                read_snapshot(log_dir(pond))
+            assert not caught.value.is_rotten
+    head = len(b'{"commitInfo":{"pondfs":{"crc":"')
+    assert right[:head].endswith(b'"crc":"')
+    for at in range(head, len(right)):
+        for bit in (1, 8):
+            entry.write_bytes(right[:at] + bytes([right[at] ^ bit]) + right[at + 1 :])
+            with pytest.raises(BadHeadError) as caught:
+                read_snapshot(log_dir(pond))
+            # Where a line ends, and in how many there are, it looks like the one or the other.
+            near = right[at - 8 : at + 1]
+            assert caught.value.is_rotten or right[at] == 10 or b'"lines":' in near
 
 
 def test_entries_of_before_there_were_checksums(pond: Path) -> None:
