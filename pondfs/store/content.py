@@ -334,13 +334,18 @@ class ContentReader:
         return handle.packed
 
     def _open_file(self, file: DataFile) -> Handle:
+        if (known := self._find_open(file)) is not None:
+            return known
+        # Without the lock: the sums come from the disk, and others open other files meanwhile.
+        try:
+            handle = Handle(file.path)
+        except FileNotFoundError:
+            if (known := self._find_open(file)) is not None:
+                return known
+            raise StoreDamaged(f"data file {file.path} is gone: restore it from a backup") from None
         with self._open_lock:
             if file.handle is not None:
-                return file.handle
-            if file.held is not None:
-                # Not among the open ones: it shall go with the last who knows it.
-                file.handle = file.held
-                return file.held
+                return file.handle  # another was quicker
             while len(self._open) >= self._max_open:
                 # The clock algorithm: what was read since the hand last passed stays once more.
                 old = self._open.popleft()
@@ -349,15 +354,16 @@ class ContentReader:
                     self._open.append(old)
                 else:
                     old.handle = None
-            try:
-                handle = Handle(file.path)
-            except FileNotFoundError:
-                raise StoreDamaged(
-                    f"data file {file.path} is gone: restore it from a backup"
-                ) from None
             file.handle = handle
             self._open.append(file)
             return handle
+
+    def _find_open(self, file: DataFile) -> Handle | None:
+        with self._open_lock:
+            if file.handle is None and file.held is not None:
+                # Not among the open ones: it shall go with the last who knows it.
+                file.handle = file.held
+            return file.handle
 
     def _position(self, file: DataFile, handle: Handle, content: Content) -> int:
         """Return the content's position; -1 when its row group must be decoded."""

@@ -184,6 +184,45 @@ def test_a_file_that_is_used_stays_open_while_others_come_and_go(tmp_path: Path)
     assert files[0].handle is kept
 
 
+def test_opening_a_file_waits_for_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sums come from a disk that may be slow. Who opens the same file has it once."""
+    slow_file, quick_file = (as_file(tmp_path, at, [file_row(2, b"x%d" % at)]) for at in (1, 2))
+    reader = ContentReader(max_open=4)
+    found: list[bytes] = []
+
+    def read(file: DataFile) -> None:
+        found.append(read_bytes(reader, Content.stored(file, 0, 2), 0, 2))
+
+    slow, quick, same = (
+        threading.Thread(target=read, args=(file,), daemon=True)
+        for file in (slow_file, quick_file, slow_file)
+    )
+    reached, go_on = threading.Event(), threading.Event()
+    pread = os.pread
+
+    def wait(fd: int, length: int, at: int) -> bytes:
+        if threading.current_thread() is slow:
+            reached.set()
+            go_on.wait(60)
+        return pread(fd, length, at)
+
+    monkeypatch.setattr(os, "pread", wait)
+    slow.start()
+    assert reached.wait(60)
+    for thread in (quick, same):
+        thread.start()
+        thread.join(30)
+    assert found == [b"x2", b"x1"]
+    kept = slow_file.handle
+    assert kept is not None
+    go_on.set()
+    slow.join(60)
+    assert found == [b"x2", b"x1", b"x1"]
+    assert slow_file.handle is kept
+    reader.close()
+    assert slow_file.handle is None
+
+
 def test_an_open_file_outlives_its_name(file: DataFile, values: list[bytes | None]) -> None:
     """A foreign OPTIMIZE and VACUUM take the file away under a mounted pond."""
     reader = new_reader()
