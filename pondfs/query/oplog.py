@@ -20,8 +20,8 @@ import pyarrow.fs as fs
 from pondfs.query.dataset import Ask, Filter, Piece, batches_of
 from pondfs.query.pond import Pond
 from pondfs.store.content import DataFile
+from pondfs.store.damage import damage_of
 from pondfs.store.rowcache import CACHED_SCHEMA, Place
-from pondfs.store.scan import damage_of
 from pondfs.store.schema import SCHEMA, STATISTICS
 from pondfs.store.seal import check_footer
 

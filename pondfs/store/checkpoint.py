@@ -110,7 +110,7 @@ def write_checkpoint(log_dir: str, snapshot: Snapshot) -> bool:
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, _SCHEMA, compression="zstd", store_schema=False) as writer:
         writer.write_table(table)
-        writer.add_key_value_metadata({"pondfs": seal.unsealed().decode()})
+        writer.add_key_value_metadata({seal.KEY: seal.unsealed().decode()})
     data = seal.seal_all(sink.getvalue().to_pybytes())
 
     def check(path: str) -> None:

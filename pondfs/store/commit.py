@@ -37,6 +37,7 @@ from pondfs.store.deltalog import (
     check_protocol,
     encode_entry,
     entry_name,
+    file_name,
     read_entry,
 )
 from pondfs.store.faults import fault
@@ -158,8 +159,8 @@ def check_foreign(actions: list[Action], number: int, schema_string: str) -> Non
 
     Appended rows do not: they are not ours to judge. Nor does a rewrite of files we hold
     positions in (OPTIMIZE: every action says dataChange=false): the rows stay the same, and the
-    old files stay readable until a vacuum, open ones even longer. Removed rows, another schema
-    or a higher protocol do.
+    old files stay readable until a vacuum, open ones even longer. Removed rows, another schema,
+    a higher protocol or files that are not in the store's own directory do.
 
     Raises: ForeignCommit saying what it did.
     """
@@ -188,6 +189,12 @@ def check_foreign(actions: list[Action], number: int, schema_string: str) -> Non
                 check_protocol(action["protocol"])
             except StoreDamaged as error:
                 raise ForeignCommit(f"{error} ({name})") from None
+        try:
+            for kind in action.keys() & {"add", "remove"}:
+                file_name(action[kind])
+        except StoreDamaged as error:
+            # Said now, and not by the next opening, which refuses all of it.
+            raise ForeignCommit(f"{error} ({name})") from None
 
 
 def sweep_temporaries(log_dir: str) -> None:

@@ -20,10 +20,11 @@ from pondfs.errors import StoreDamaged
 from pondfs.node import ROOT, Version, format_node_id
 from pondfs.oplog import VersionInfo, info_from_facts
 from pondfs.store.content import UNKNOWN_VERSION, DataFile
+from pondfs.store.damage import damage_of
 from pondfs.store.files import data_files
 from pondfs.store.lock import ReaderLock
 from pondfs.store.rowcache import RowCache
-from pondfs.store.scan import SMALL_FILE_BYTES, damage_of, open_checked
+from pondfs.store.scan import SMALL_FILE_BYTES, open_checked
 from pondfs.store.seal import read_of
 from pondfs.store.table import POND_DIR, open_table
 

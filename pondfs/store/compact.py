@@ -22,11 +22,12 @@ import pyarrow.parquet as pq
 
 from pondfs.errors import StoreDamaged
 from pondfs.store.content import DataFile
+from pondfs.store.damage import damage_of
 from pondfs.store.files import data_files
 from pondfs.store.frames import load_table
 from pondfs.store.layout import find_groups
 from pondfs.store.packing import is_worth
-from pondfs.store.scan import damage_of, in_order
+from pondfs.store.scan import in_order
 from pondfs.store.table import open_table
 
 LARGE_BYTES = 32 << 20

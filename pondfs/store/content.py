@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from pondfs.errors import StoreDamaged
 from pondfs.extent import Content
-from pondfs.store.damage import naming
+from pondfs.store.damage import damage_of, naming
 from pondfs.store.decode import AT_ONCE, OpenFile, PackedFile
 from pondfs.store.framecache import FrameCache
 from pondfs.store.frames import FRAME_BYTES, load_table, unpack_position
@@ -334,13 +334,18 @@ class ContentReader:
         return handle.packed
 
     def _open_file(self, file: DataFile) -> Handle:
+        if (known := self._find_open(file)) is not None:
+            return known
+        # Without the lock: the sums come from the disk, and others open other files meanwhile.
+        try:
+            handle = Handle(file.path)
+        except FileNotFoundError:
+            if (known := self._find_open(file)) is not None:
+                return known
+            raise StoreDamaged(f"data file {file.path} is gone: restore it from a backup") from None
         with self._open_lock:
             if file.handle is not None:
-                return file.handle
-            if file.held is not None:
-                # Not among the open ones: it shall go with the last who knows it.
-                file.handle = file.held
-                return file.held
+                return file.handle  # another was quicker
             while len(self._open) >= self._max_open:
                 # The clock algorithm: what was read since the hand last passed stays once more.
                 old = self._open.popleft()
@@ -349,15 +354,16 @@ class ContentReader:
                     self._open.append(old)
                 else:
                     old.handle = None
-            try:
-                handle = Handle(file.path)
-            except FileNotFoundError:
-                raise StoreDamaged(
-                    f"data file {file.path} is gone: restore it from a backup"
-                ) from None
             file.handle = handle
             self._open.append(file)
             return handle
+
+    def _find_open(self, file: DataFile) -> Handle | None:
+        with self._open_lock:
+            if file.handle is None and file.held is not None:
+                # Not among the open ones: it shall go with the last who knows it.
+                file.handle = file.held
+            return file.handle
 
     def _position(self, file: DataFile, handle: Handle, content: Content) -> int:
         """Return the content's position; -1 when its row group must be decoded."""
@@ -453,32 +459,23 @@ class ContentReader:
 
 
 def _parquet(file: DataFile, handle: Handle) -> pq.ParquetFile:
-    """Open the Parquet reader on the very file we hold, even if its name is gone meanwhile."""
-    try:
-        find_seal(*read_of(handle.fd), file.path)
-        return pq.ParquetFile(
-            f"/proc/self/fd/{handle.fd}", memory_map=False, page_checksum_verification=True
-        )
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise StoreDamaged(
-            f"data file {file.path} is damaged ({error}): restore it from a backup"
-        ) from error
+    """Open the Parquet reader on the very file we hold, even if its name is gone meanwhile.
+
+    Raises: StoreDamaged; what `damage_of` knows.
+    """
+    find_seal(*read_of(handle.fd), file.path)
+    return pq.ParquetFile(
+        f"/proc/self/fd/{handle.fd}", memory_map=False, page_checksum_verification=True
+    )
 
 
 def _decode_contents(file: DataFile, handle: Handle, group: int) -> pa.ChunkedArray:
-    try:
-        with _parquet(file, handle) as parquet:
-            return parquet.read_row_group(group, columns=[CONTENT], use_threads=False)[CONTENT]
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk's own words
-        raise StoreDamaged(
-            f"data file {file.path} is damaged ({error}): restore it from a backup"
-        ) from error
+    with damage_of(file), _parquet(file, handle) as parquet:
+        return parquet.read_row_group(group, columns=[CONTENT], use_threads=False)[CONTENT]
 
 
 def _load_layout(file: DataFile, handle: Handle) -> None:
-    with _parquet(file, handle) as parquet:
+    with damage_of(file), _parquet(file, handle) as parquet:
         handle.groups = find_groups(parquet)
         # All at once: opening the reader anew for each row group costs more than this column.
         column = parquet.read(columns=["length"], use_threads=False)["length"]

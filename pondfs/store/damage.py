@@ -2,6 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from pondfs.errors import StoreDamaged
+
+if TYPE_CHECKING:
+    from pondfs.store.content import DataFile
 
 
 @contextmanager
@@ -16,3 +24,18 @@ def naming(path: str) -> Iterator[None]:
         if error.filename is not None or error.errno is None:
             raise
         raise OSError(error.errno, error.strerror, path) from None
+
+
+@contextmanager
+def damage_of(file: "DataFile") -> Iterator[None]:
+    """Say which data file it was when reading one fails. Raises: StoreDamaged."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise StoreDamaged(f"data file {file.path} is gone: restore it from a backup") from None
+    except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's, not Arrow's
+        raise StoreDamaged(
+            f"data file {file.path} is damaged ({error}): restore it from a backup"
+        ) from error

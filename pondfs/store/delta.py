@@ -150,9 +150,11 @@ class DeltaStore:
 
     @classmethod
     def open_writer(
-        cls, path: str | os.PathLike[str], *, mountpoint: str, socket: str
+        cls, path: str | os.PathLike[str], *, mountpoint: str, socket: str, mending: bool = False
     ) -> "DeltaStore":
         """Open the pond in *path* for committing; hold its lock until `close`.
+
+        With *mending* a newest log entry that rotted is set aside: see `table.open_table`.
 
         Raises: NotAPond; PondLocked naming the holder; StoreDamaged; OSError.
         """
@@ -166,7 +168,7 @@ class DeltaStore:
                 os.makedirs(pond, 0o700, exist_ok=True)
         lock = WriterLock(pond, mountpoint=mountpoint, socket=socket)
         try:
-            opened = table.open_table(store, writable=True)
+            opened = table.open_table(store, writable=True, mending=mending)
             commit.sweep_temporaries(os.path.join(store, LOG_DIR))
             with no_readers(pond):
                 pass  # makes the file that readers lock

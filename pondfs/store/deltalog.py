@@ -36,6 +36,7 @@ LAST_CHECKPOINT = "_last_checkpoint"
 
 _SUM_BEGIN = b'{"commitInfo":{"' + FACTS.encode() + b'":{"crc":"'
 _SUM_BYTES = 8
+_LINES = re.compile(rb'"lines":(\d{1,9})}')
 
 _ENTRY = re.compile(r"^(\d{20})\.json$")
 _CHECKPOINT = re.compile(r"^(\d{20})\.checkpoint\.parquet$")
@@ -53,6 +54,10 @@ _WRITER_VERSION = 2
 
 class BadEntryError(Exception):
     """A log entry that is not whole; the message says how."""
+
+
+class RottenEntryError(BadEntryError):
+    """A log entry that is all there, but not as it was written: no crash leaves that."""
 
 
 @dataclass(slots=True)
@@ -228,7 +233,7 @@ def decode_entry(data: bytes) -> list[Action]:
     if is_summed:
         stop = len(_SUM_BEGIN) + _SUM_BYTES
         if data[len(_SUM_BEGIN) : stop] != _checksum(data[stop:]):
-            raise BadEntryError("it has another checksum than it says")
+            raise _bad(data, "it has another checksum than it says")
     lines = data.split(b"\n")
     if not lines[-1]:
         lines.pop()
@@ -237,7 +242,7 @@ def decode_entry(data: bytes) -> list[Action]:
         try:
             action = json.loads(line)
         except (ValueError, RecursionError):
-            raise BadEntryError(f"line {number} is no JSON") from None
+            raise _bad(data, f"line {number} is no JSON") from None
         # What has the right checksum is as we wrote it.
         if not is_summed and not _is_action(action):
             raise BadEntryError(f"line {number} is no action")
@@ -247,15 +252,32 @@ def decode_entry(data: bytes) -> list[Action]:
         raise BadEntryError("line 1 is no action")
     expected = facts.get("lines")
     if expected is not None and expected != len(actions):
-        raise BadEntryError(f"it has {len(actions)} of {expected} lines")
+        raise _bad(data, f"it has {len(actions)} of {expected} lines")
     return actions
+
+
+def _bad(data: bytes, how: str) -> BadEntryError:
+    return RottenEntryError(how) if _is_all_there(data) else BadEntryError(how)
+
+
+def _is_all_there(data: bytes) -> bool:
+    """Whether an entry of ours has its end, and no zeros in the place of what it had.
+
+    It was synced before it had a name. Where the disk lied about that, a power cut may leave it
+    empty, cut off or zeros, and nobody can tell whether it was acknowledged; but not with other
+    bytes. That is rot in a commit that was.
+    """
+    if not data.endswith(b"\n") or b"\0" in data:
+        return False
+    said = _LINES.search(data, 0, data.index(b"\n"))
+    return data.startswith(_SUM_BEGIN) if said is None else int(said[1]) <= data.count(b"\n")
 
 
 def read_snapshot(log_dir: str, up_to: int | None = None) -> Snapshot:
     """Return the table's state at its newest Delta version, or at *up_to*.
 
-    Raises: NotAPond without a log; BadHeadError when only the newest entry is bad (the one a crash
-        can leave); StoreDamaged when an older one is bad or missing.
+    Raises: NotAPond without a log; BadHeadError when only the newest entry is bad (a crash can
+        leave one, but for one that is rotten); StoreDamaged when an older one is bad or missing.
     """
     for _ in range(_LOOKS):
         try:
@@ -327,7 +349,8 @@ def _read_snapshot(log_dir: str, up_to: int | None) -> Snapshot:
                 actions = read_entry(log_dir, version)
             except BadEntryError as error:
                 if version == entries[-1]:
-                    raise BadHeadError(version, str(error)) from None
+                    is_rotten = isinstance(error, RottenEntryError)
+                    raise BadHeadError(version, str(error), is_rotten=is_rotten) from None
                 raise StoreDamaged(
                     f"log entry {entry_name(version)} in {log_dir} is damaged ({error}) and newer "
                     "ones follow: restore it from a backup"
@@ -378,12 +401,19 @@ def _missing(log_dir: str, up_to: int | None) -> str:
 
 
 class BadHeadError(Exception):
-    """The newest log entry is not whole: the commit it was for did not happen."""
+    """The newest log entry is not whole: the commit it was for did not happen.
 
-    def __init__(self, version: int, reason: str) -> None:
+    Attributes:
+        version: its number.
+        reason: what is wrong.
+        is_rotten: see `RottenEntryError`: the commit did happen.
+    """
+
+    def __init__(self, version: int, reason: str, *, is_rotten: bool = False) -> None:
         super().__init__(reason)
         self.version = version
         self.reason = reason
+        self.is_rotten = is_rotten
 
 
 def read_checkpoint(path: str, name: str) -> Snapshot:
@@ -404,9 +434,28 @@ def read_checkpoint(path: str, name: str) -> Snapshot:
             check_body(lambda at, length: data[at : at + length], seal, (), name)
         with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
             table = file.read(use_threads=False)
-    except (pa.ArrowException, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's, not Arrow's
         raise StoreDamaged(f"checkpoint {name} is damaged ({error})") from error
     snapshot = Snapshot()
+    try:
+        snapshot.apply(int(name.partition(".")[0]), _actions(table, snapshot))
+    except (pa.ArrowException, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StoreDamaged(f"checkpoint {name} is damaged ({error!r})") from error
+    snapshot.checkpoint = snapshot.version
+    if not snapshot.metadata or not snapshot.protocol:
+        raise StoreDamaged(f"checkpoint {name} has no table in it")
+    return snapshot
+
+
+def _actions(table: Any, snapshot: Snapshot) -> list[Action]:
+    """Return the actions in a checkpoint's *table*; *snapshot* takes tombstones as they are.
+
+    Raises: StoreDamaged; KeyError, TypeError, ValueError and the like for what is none.
+    """
+    import pyarrow as pa
+
     actions: list[Action] = []
     for kind in table.column_names:
         bodies = table[kind].drop_null().combine_chunks()
@@ -428,14 +477,7 @@ def read_checkpoint(path: str, name: str) -> Snapshot:
                 name: value for name, value in zip(names, values, strict=True) if value is not None
             }
             actions.append({kind: body})
-    try:
-        snapshot.apply(int(name.partition(".")[0]), actions)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise StoreDamaged(f"checkpoint {name} is damaged ({error!r})") from error
-    snapshot.checkpoint = snapshot.version
-    if not snapshot.metadata or not snapshot.protocol:
-        raise StoreDamaged(f"checkpoint {name} has no table in it")
-    return snapshot
+    return actions
 
 
 def _to_json(value: Any, kind: Any) -> Any:

@@ -27,6 +27,8 @@ import threading
 import time
 from dataclasses import dataclass
 
+import pyarrow as pa
+
 from pondfs.errors import StoreDamaged
 from pondfs.store import checkpoint
 from pondfs.store.datafile import unlink_quietly
@@ -55,6 +57,13 @@ log and is still reading. As long as the files of a compaction."""
 KEPT_ENTRIES = 100
 """The newest entries stay in any case: ``pond log -n 20`` has its answer there, a follower that
 fell behind a little goes on, and a newest entry that is not whole has some before it."""
+
+_TROUBLE = (
+    OSError, StoreDamaged, BadHeadError, pa.ArrowException, ValueError, TypeError, KeyError,
+    AttributeError, OverflowError,
+)  # fmt: skip
+"""What keeps a checkpoint from being written: also what Arrow makes of values another program put
+into the log, which are of no kind it knows."""
 
 REMOVED_AT_ONCE = 500
 """Files removed in one go, some 10 ms: the first time there may be a hundred thousand."""
@@ -180,7 +189,7 @@ class LogKeeper:
         """As `checkpoint`; what keeps it from being written is logged, not raised."""
         try:
             self.checkpoint(now=now)
-        except (OSError, StoreDamaged, BadHeadError) as error:
+        except _TROUBLE as error:
             # Only a shortcut for the next opening is missing.
             log.warning("no checkpoint of %s: %s", self._path, error)
 

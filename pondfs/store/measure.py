@@ -21,6 +21,7 @@ from pondfs.figures import Compaction, Figures, SavedImage
 from pondfs.node import Version
 from pondfs.store import imagefile, table
 from pondfs.store.content import ContentReader, DataFile
+from pondfs.store.damage import damage_of
 from pondfs.store.deltalog import Snapshot
 from pondfs.store.files import data_files
 from pondfs.store.fold import fold_rows
@@ -28,7 +29,7 @@ from pondfs.store.image import TableImage
 from pondfs.store.lock import ReaderLock
 from pondfs.store.records import replace
 from pondfs.store.rowcache import RowCache
-from pondfs.store.scan import damage_of, in_order, read_rows
+from pondfs.store.scan import in_order, read_rows
 
 log = logging.getLogger("pondfs.store")
 

@@ -80,7 +80,7 @@ def _look(path: str, progress: Progress) -> tuple[Report, Plan]:
 
 
 def _mend(path: str, plan: Plan, progress: Progress) -> Version | None:
-    store = DeltaStore.open_writer(path, mountpoint="", socket="")
+    store = DeltaStore.open_writer(path, mountpoint="", socket="", mending=True)
     try:
         # Opening took over what a crash left, so the tree may be another than it was a moment ago.
         report, tree = examine(path, data=False, at=None, progress=progress)

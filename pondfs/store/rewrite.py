@@ -26,6 +26,7 @@ from pondfs.extent import Content
 from pondfs.node import Version
 from pondfs.oplog import Row
 from pondfs.store.content import ContentReader, DataFile
+from pondfs.store.damage import damage_of
 from pondfs.store.datafile import (
     ROW_GROUP_CONTENT_BYTES,
     new_name,
@@ -42,7 +43,7 @@ from pondfs.store.parquet import Page
 from pondfs.store.request import MOVE, Rewritten, remove_requests
 from pondfs.store.row_tables import decode
 from pondfs.store.rows import Encoded, encode, renumber
-from pondfs.store.scan import damage_of, open_checked
+from pondfs.store.scan import open_checked
 from pondfs.store.schema import CONTENT, CONTENT_INDEX, SCHEMA
 from pondfs.store.seal import read_of
 from pondfs.store.table import POND_DIR, fsync_path

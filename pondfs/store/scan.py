@@ -6,7 +6,6 @@ no second look at the file.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -14,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pondfs.errors import StoreDamaged
 from pondfs.node import Version
 from pondfs.store.content import DataFile
+from pondfs.store.damage import damage_of
 from pondfs.store.frames import FrameTable, load_table
 from pondfs.store.layout import FileBytes, Group, find_groups
 from pondfs.store.pages import Positions, locate_values
@@ -218,21 +217,6 @@ def _contents(parquet: pq.ParquetFile) -> Iterator[tuple[int, int]]:
         group = metadata.row_group(number)
         chunk = group.column(group.num_columns - 1)
         yield chunk.data_page_offset, chunk.data_page_offset + chunk.total_compressed_size
-
-
-@contextmanager
-def damage_of(file: DataFile) -> Iterator[None]:
-    """Say which data file it was when reading one fails. Raises: StoreDamaged."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise StoreDamaged(f"data file {file.path} is gone: restore it from a backup") from None
-    except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk's, not Arrow's
-        raise StoreDamaged(
-            f"data file {file.path} is damaged ({error}): restore it from a backup"
-        ) from error
 
 
 def _table(groups: Sequence[Group], fd: int, file: DataFile) -> FrameTable | None:

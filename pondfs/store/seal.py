@@ -21,7 +21,12 @@ from pondfs.errors import StoreDamaged
 
 DIGITS = 16
 
+KEY = "pondfs"
+"""Has the seal as its value where pyarrow writes a file for us, under its own name: checkpoints."""
+
 _MARK = b" (build pond-"
+_VALUE_BEGIN = KEY.encode() + b"\x18\x1e" + _MARK
+"""How the value of `KEY` stands in a footer: what it is called, a string's field, its length."""
 
 
 def unsealed() -> bytes:
@@ -88,8 +93,26 @@ def find_seal(read: Read, size: int, name: str) -> Seal | None:
         both = b""
     body_crc = int.from_bytes(both[:4], "big")
     if len(both) != DIGITS // 2 or int.from_bytes(both[4:], "big") != crc ^ body_crc:
+        if _is_of_others(footer + end):
+            return None
         raise _damaged(name, "its footer is not as it was written")
     return Seal(body_crc, start)
+
+
+def _is_of_others(tail: bytes) -> bool:
+    """Whether a file that ends with *tail* has no seal, but somebody's bytes that look like one.
+
+    Other writers put the smallest and the largest names and contents into the footer.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        writer = pq.read_metadata(pa.BufferReader(_MAGIC + tail)).created_by
+    except (pa.ArrowException, OSError, UnicodeDecodeError):
+        return False
+    is_ours = not writer or writer.startswith("pondfs") or _MARK.decode() in writer
+    return not is_ours and _VALUE_BEGIN not in tail
 
 
 def check_body(read: Read, seal: Seal, left_out: Iterable[tuple[int, int]], name: str) -> None:

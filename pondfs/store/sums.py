@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from zlib_ng.zlib_ng import crc32
 
 from pondfs.errors import StoreDamaged
+from pondfs.store.seal import find_seal
 
 BLOCK_BYTES = 16 << 10
 """What is read and checked at least, in 0.5 us. The checksums of a TiB take 256 MiB."""
@@ -27,7 +28,6 @@ MAGIC = b"pnd2"
 
 _FRAMES_MAGIC = b"pnd1"
 _END = struct.Struct("<III4s")
-_FOOTER_END_BYTES = 8  # the footer's length, and Parquet's own magic
 _TAIL_BYTES = 16 << 10
 """Read at once from the end of a file: in most files the footer and the checksums are there."""
 _FRAMES_PAGE_BYTES, _FRAMES_FRAME_BYTES = 28, 8
@@ -127,21 +127,27 @@ class Sums:
 def load_sums(fd: int, path: str) -> Sums | None:
     """Return the checksums of a data file; None when it has none: others write none.
 
-    Raises: StoreDamaged naming *path* when it has some that are damaged; OSError.
+    Its seal says whether there are some: not the place where they are, which may have rotted, or
+    hold somebody's bytes that look like them.
+
+    Raises: StoreDamaged naming *path* when they, or the footer, are not as they were written;
+        OSError.
     """
     size = os.fstat(fd).st_size
     tail = _Tail(fd, size)
-    stop = size - _FOOTER_END_BYTES
-    if stop < 0:
+    seal = find_seal(tail.read, size, path)
+    if seal is None:
         return None
-    stop -= int.from_bytes(tail.read(stop, 4), "little")
+    stop = seal.footer_start
     end = _find_end(tail, stop)
     if end is not None and end[3] == _FRAMES_MAGIC:
         pages, frames, _, _ = end
         stop -= _END.size + pages * _FRAMES_PAGE_BYTES + frames * _FRAMES_FRAME_BYTES
         end = _find_end(tail, stop)
     if end is None or end[3] != MAGIC:
-        return None
+        raise StoreDamaged(
+            f"data file {path} is damaged (it has no checksums): restore it from a backup"
+        )
     count, block_bytes, expected, _ = end
     begin = stop - _END.size - 4 * count
     data = tail.read(begin, 4 * count) if begin >= 0 else b""

@@ -193,11 +193,12 @@ def finish_creation(store: str) -> None:
     fault("create:done")
 
 
-def open_table(store: str, *, writable: bool) -> Opened:
+def open_table(store: str, *, writable: bool, mending: bool = False) -> Opened:
     """Read the log, check that it is whole and that its data files are there.
 
     A newest entry that is not whole (a disk that lied about fsync, and a power cut) is set aside
-    when *writable*, ignored otherwise; the notes say so.
+    when *writable*, ignored otherwise; the notes say so. One that rotted is of a commit that
+    somebody was told of: it is set aside only when *mending*.
 
     Raises: NotAPond; StoreDamaged naming the file that is missing or bad.
     """
@@ -222,6 +223,12 @@ def open_table(store: str, *, writable: bool) -> Opened:
         reason = f"its data file {name} {how}"
     except BadHeadError as error:
         head, reason = error.version, error.reason
+        if error.is_rotten and not mending:
+            raise StoreDamaged(
+                f"the newest log entry {os.path.join(log_dir, entry_name(head))} is damaged "
+                f"({reason}), and not by a crash: restore it from a backup, or have 'pond repair' "
+                "set it aside and go back to the version before"
+            ) from None
     if head == 0:
         raise StoreDamaged(f"the only log entry in {log_dir} is damaged ({reason})")
     try:

@@ -1,7 +1,7 @@
 """Ponds to be damaged, and what may be seen of one that is: all of it, or an error that names it.
 
-The newest log entry is the exception: where it is not whole, a crash may have torn it, and the pond
-opens at the version before, saying so.
+The newest log entry is the exception: where it is cut off or zeros, or its data file is, a crash
+may have torn it, and the pond opens at the version before, saying so.
 """
 
 from __future__ import annotations
@@ -9,19 +9,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import trio
 
 from pondfs.errors import PondError
-from pondfs.interfaces import StoredNode
 from pondfs.node import Version
 from pondfs.store.delta import DeltaStore
-from pondfs.store.thrift import read_struct
 from tests.unit.store.histories import Walk, states
 from tests.unit.store.support import open_pond
 from tests.unit.store.test_compact import compact
@@ -43,26 +39,6 @@ class Seen:
             [info for info in self.log if info.version != newest],
             self.tags,
         )
-
-    def without_bytes(self) -> Seen:
-        """Return it with the sizes of contents and symlinks in their place."""
-        return Seen(
-            {
-                version: {n: _sizes(*of) for n, of in state.items()}
-                for version, state in self.states.items()
-            },
-            self.log,
-            self.tags,
-        )
-
-
-def _sizes(node: StoredNode, content: Any) -> Any:
-    target = None if node.target is None else len(node.target)
-    return (
-        replace(node, target=None),
-        target,
-        content if isinstance(content, dict) else len(content),
-    )
 
 
 def see(path: Path) -> tuple[Seen, list[str]]:
@@ -124,11 +100,9 @@ def check(
 ) -> str:
     """Damage *file* and see what the pond shows.
 
-    Returns: "right", "told", "newest" when it opened at the version before and said so, or "bytes"
-        when bytes of files lie as they are, and others are there.
+    Returns: "right", "told", or "newest" when it opened at the version before and said so.
     Raises: WrongTree; whatever is no `PondError`.
     """
-    before = file.read_bytes()
     with replaced(file, mutated):
         try:
             seen, notes = look(path)
@@ -140,28 +114,7 @@ def check(
         return "right"
     if notes and seen == right.without_newest():
         return "newest"
-    if file.suffix == ".parquet" and is_in_contents(before, mutated):
-        assert seen.without_bytes() == right.without_bytes()
-        return "bytes"
     raise WrongTree(f"{file.relative_to(path)}: {differences(seen, right)}; notes: {notes}")
-
-
-def is_in_contents(before: bytes, after: bytes) -> bool:
-    """Return whether two data files differ only in contents that are not compressed.
-
-    Those are read as they lie: their checksum, of pages of up to 8 MiB, is for `pond check`.
-    """
-    if len(before) != len(after):
-        return False
-    inside = bytearray(len(before))
-    metadata = pq.ParquetFile(pa.BufferReader(before)).metadata
-    for number in range(metadata.num_row_groups):
-        chunk = metadata.row_group(number).column(metadata.num_columns - 1)
-        if chunk.compression == "UNCOMPRESSED":
-            _, start = read_struct(before, chunk.data_page_offset)
-            stop = chunk.data_page_offset + chunk.total_compressed_size
-            inside[start:stop] = b"\1" * (stop - start)
-    return all(inside[at] or before[at] == after[at] for at in range(len(before)))
 
 
 def names_a_file(path: Path, text: str) -> bool:

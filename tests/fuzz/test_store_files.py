@@ -1,8 +1,7 @@
 """Files of a store with flipped, cut, zeroed and inserted bytes: the right tree, or an error.
 
 Each change is made to one file of a small pond; then all its versions are read, with all bytes,
-the log and the tags. Never may something else be there without an error that names a file. Where
-bytes of files lie as they are, no checksum is looked at in reading them: `pond check` does that.
+the log and the tags. Never may something else be there without an error that names a file.
 """
 
 from __future__ import annotations

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from pondfs.store import images
 from pondfs.store.deltalog import LOG_DIR, read_snapshot
 from pondfs.store.sums import BLOCK_BYTES
 from tests.mount.harness import PondMount, wait_until
+from tests.unit.store.support import open_pond
 
 PAGE_BYTES = 4096
 SIZE = 512 << 10
@@ -150,6 +152,28 @@ def test_a_data_file_that_vanishes(quiet: PondMount) -> None:
     assert not read_pages(pond.mnt / "renamed", content)
     assert not read_pages(pond.mnt / "new", new)
     assert pond.pond("check", "--data").returncode == 0
+
+
+@pytest.mark.parametrize("pages", [1, 2, 3])
+def test_a_lost_end_while_the_image_is_saved(
+    quiet: PondMount, monkeypatch: pytest.MonkeyPatch, pages: int
+) -> None:
+    """Rows and positions come from the image then: nobody looks at the footer for them."""
+    pond = quiet
+    data_file, content = put(pond, "rotten")
+    pond.umount()
+    monkeypatch.setattr(images, "WORTH_ROWS", 1)
+    store = open_pond(pond.store)
+    store.load_image()
+    store.close()
+    assert (pond.store / "_pond" / "image").exists()
+    with data_file.open("r+b", buffering=0) as file:
+        os.pwrite(
+            file.fileno(), bytes(pages * PAGE_BYTES), data_file.stat().st_size - pages * PAGE_BYTES
+        )
+    pond.mount(*pond.options)
+    assert read_pages(pond.mnt / "rotten", content) == list(range(SIZE // PAGE_BYTES))
+    wait_until(lambda: told(pond, data_file), "the log says it")
 
 
 def test_a_data_file_that_is_cut_short(quiet: PondMount) -> None:

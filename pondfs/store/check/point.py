@@ -35,10 +35,12 @@ class Head:
     Attributes:
         number: the entry.
         why: what is wrong.
+        is_rotten: whether no crash leaves it like that.
     """
 
     number: int
     why: str
+    is_rotten: bool = False
 
 
 @dataclass(slots=True)
@@ -104,7 +106,7 @@ def _look(store: str, log_dir: str) -> Point:
         if how := _head_lacks(store, log_dir, snapshot):
             head = Head(snapshot.version, how)
     except BadHeadError as error:
-        head = Head(error.version, error.reason)
+        head = Head(error.version, error.reason, error.is_rotten)
     if head is not None:
         if head.number == 0:
             raise StoreDamaged(f"the only log entry in {log_dir} is damaged ({head.why})")
@@ -141,15 +143,19 @@ def log_is_readable(error: StoreDamaged) -> Iterator[Wrong]:
     yield Wrong(str(error))
 
 
-@invariant("log-head", mend="sets it aside, as mounting does: the pond is as of the version before")
+@invariant(
+    "log-head",
+    mend="sets it aside, as mounting does if a crash left it: the pond is as of the version before",
+)
 def head_is_whole(point: Point) -> Iterator[Wrong]:
     """The newest log entry is whole, and so are the data files it brought: a crash on a disk that
     did not do what it said can leave one that is not.
     """
     if point.head is not None:
         name = entry_name(point.head.number)
+        or_mounting = "" if point.head.is_rotten else ", or mounting,"
         yield Wrong(
             f"the newest log entry {os.path.join(point.log_dir, name)} is not whole "
-            f"({point.head.why}): 'pond repair', or mounting, sets it aside and goes on from the "
+            f"({point.head.why}): 'pond repair'{or_mounting} sets it aside and goes on from the "
             "version before; a backup may have it"
         )

@@ -217,6 +217,11 @@ def truncate_newest(path: Path) -> None:
     entry.write_bytes(entry.read_bytes()[:-40])
 
 
+def rot_newest(path: Path) -> None:
+    entry = log_entry(path, 4)
+    entry.write_bytes(entry.read_bytes().replace(b'"size":', b'"sizd":'))
+
+
 def lose_newest_file(path: Path) -> None:
     data_file(path, 4).unlink()
 

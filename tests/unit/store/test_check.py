@@ -44,6 +44,7 @@ BREAKS: list[tuple[str, damage.Break]] = [
     ("log-readable", damage.truncate_older),
     ("log-readable", damage.remove_older),
     ("log-head", damage.truncate_newest),
+    ("log-head", damage.rot_newest),
     ("log-head", damage.lose_newest_file),
     ("log-checkpoints", damage.wrong_checkpoint),
     ("log-checkpoint-readable", damage.bad_checkpoint),

@@ -1,6 +1,10 @@
+import json
 import os
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 
@@ -139,3 +143,56 @@ def test_a_failure_leaves_the_log_as_it_was(pond: Path, caplog: pytest.LogCaptur
     with fault("checkpoint:rename", "ENOSPC"):
         store.close()
     assert "no checkpoint of" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        {"txn": {"appId": "another", "version": 5, "lastUpdated": "yesterday"}},
+        {"txn": {"appId": "another", "version": 1 << 70}},
+        {"metaData": "ours", "format": 5},
+    ],
+)
+def test_what_another_program_wrote_does_not_keep_the_pond_from_opening(
+    pond: Path, caplog: pytest.LogCaptureFixture, action: dict[str, Any]
+) -> None:
+    """Values that Arrow does not know how to write are the log's to keep."""
+    if "metaData" in action:
+        ours = read_snapshot(os.fspath(pond / "_delta_log")).metadata
+        action = {"metaData": {**ours, "format": action["format"]}}
+    log_entry(pond, 7).write_text(json.dumps(action))
+    for number in range(8, 13):
+        log_entry(pond, number).write_text('{"commitInfo":{}}')
+    store = open_pond(pond)
+    assert "no checkpoint of" in caplog.text
+    store.commit(make_cut(7, [file_row(7, b"x", b"f7")]))
+    store.close()
+    assert last_checkpoint(pond) == 6
+
+
+def test_another_programs_checkpoint_does_not_keep_the_pond_from_opening(
+    pond: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its tombstones are taken over as Arrow has them, whatever that is."""
+    DeltaTable(pond).optimize.compact()
+    log_dir = pond / "_delta_log"
+    assert checkpoint.write_checkpoint(os.fspath(log_dir), read_snapshot(os.fspath(log_dir)))
+    path = log_dir / f"{7:020d}.checkpoint.parquet"
+    table = pq.read_table(path)
+    kind = table.schema.field("remove").type
+    other = pa.struct(
+        [pa.field(f.name, pa.string()) if f.name == "deletionTimestamp" else f for f in kind]
+    )
+    removes = [
+        body and {**body, "deletionTimestamp": "soon"} for body in table["remove"].to_pylist()
+    ]
+    at = table.schema.get_field_index("remove")
+    table = table.replace_schema_metadata(None).set_column(
+        at, pa.field("remove", other), pa.array(removes, other)
+    )
+    pq.write_table(table, path)
+    for number in range(8, 14):
+        log_entry(pond, number).write_text('{"commitInfo":{}}')
+    store = open_pond(pond)
+    assert "no checkpoint of" in caplog.text
+    store.close()

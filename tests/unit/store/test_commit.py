@@ -133,6 +133,8 @@ def test_what_leaves_our_rows_as_they_are_is_no_conflict(action: dict[str, Any])
         ({"metaData": {"schemaString": "{}", "partitionColumns": []}}, "schema"),
         ({"metaData": {"schemaString": SCHEMA, "partitionColumns": ["op"]}}, "schema"),
         ({"protocol": {"minReaderVersion": 3, "minWriterVersion": 7}}, "protocol"),
+        ({"add": {"path": "sub/x.parquet", "dataChange": True}}, "no file in the store's own"),
+        ({"remove": {"path": "%2Fx", "dataChange": False}}, "no file in the store's own"),
     ],
 )
 def test_what_changes_our_rows_or_how_they_are_read_is_one(

@@ -11,6 +11,7 @@ import pytest
 from pondfs.errors import StoreDamaged
 from pondfs.extent import Content
 from pondfs.store.content import ContentReader, DataFile
+from pondfs.store.schema import SCHEMA
 from tests.unit.store.support import (
     as_file,
     extent_row,
@@ -107,6 +108,34 @@ def test_files_rewritten_by_others_read_the_same(
     check_all(reader, file, values)
 
 
+def test_damage_to_a_file_rewritten_by_others_names_it(
+    file: DataFile, values: list[bytes | None]
+) -> None:
+    """Wherever it is: what Arrow makes of it is an `OSError` without a number, mostly."""
+    pq.write_table(
+        pq.read_table(file.path), file.path, compression="zstd", write_page_checksum=True
+    )
+    path = Path(file.path)
+    right = path.read_bytes()
+    length = pq.ParquetFile(path).metadata.row_group(0).column(SCHEMA.get_field_index("length"))
+    footer = len(right) - 8 - int.from_bytes(right[-8:-4], "little")
+    told = 0
+    row, data = next((row, data) for row, data in enumerate(values) if data is not None)
+    places = [*range(length.dictionary_page_offset or length.data_page_offset, footer, 997)]
+    places += range(footer, len(right), 97)
+    places += range(length.data_page_offset, length.data_page_offset + 40)
+    for at in places:
+        path.write_bytes(right[:at] + bytes([right[at] ^ 0xFF]) + right[at + 1 :])
+        other = DataFile(str(path.parent), file.name, file.size, file.stats, 0)
+        try:
+            found = read_bytes(new_reader(), Content.stored(other, row, len(data)), 0, len(data))
+        except StoreDamaged as error:
+            told += file.name in str(error)
+        else:
+            assert found == data
+    assert told > 40
+
+
 def test_a_rewrite_with_large_nullable_columns_reads_the_same(
     file: DataFile, values: list[bytes | None]
 ) -> None:
@@ -153,6 +182,45 @@ def test_a_file_that_is_used_stays_open_while_others_come_and_go(tmp_path: Path)
         read_bytes(reader, content, 0, 2)
         read_bytes(reader, contents[0], 0, 2)
     assert files[0].handle is kept
+
+
+def test_opening_a_file_waits_for_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sums come from a disk that may be slow. Who opens the same file has it once."""
+    slow_file, quick_file = (as_file(tmp_path, at, [file_row(2, b"x%d" % at)]) for at in (1, 2))
+    reader = ContentReader(max_open=4)
+    found: list[bytes] = []
+
+    def read(file: DataFile) -> None:
+        found.append(read_bytes(reader, Content.stored(file, 0, 2), 0, 2))
+
+    slow, quick, same = (
+        threading.Thread(target=read, args=(file,), daemon=True)
+        for file in (slow_file, quick_file, slow_file)
+    )
+    reached, go_on = threading.Event(), threading.Event()
+    pread = os.pread
+
+    def wait(fd: int, length: int, at: int) -> bytes:
+        if threading.current_thread() is slow:
+            reached.set()
+            go_on.wait(60)
+        return pread(fd, length, at)
+
+    monkeypatch.setattr(os, "pread", wait)
+    slow.start()
+    assert reached.wait(60)
+    for thread in (quick, same):
+        thread.start()
+        thread.join(30)
+    assert found == [b"x2", b"x1"]
+    kept = slow_file.handle
+    assert kept is not None
+    go_on.set()
+    slow.join(60)
+    assert found == [b"x2", b"x1", b"x1"]
+    assert slow_file.handle is kept
+    reader.close()
+    assert slow_file.handle is None
 
 
 def test_an_open_file_outlives_its_name(file: DataFile, values: list[bytes | None]) -> None:

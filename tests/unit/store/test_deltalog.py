@@ -3,6 +3,8 @@ import os
 import re
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 
@@ -10,6 +12,7 @@ from pondfs.errors import NotAPond, StoreDamaged
 from pondfs.store.deltalog import (
     BadEntryError,
     BadHeadError,
+    RottenEntryError,
     list_log,
     read_entry,
     read_snapshot,
@@ -184,8 +187,30 @@ def test_an_entry_in_which_a_digit_is_another_is_bad(pond: Path) -> None:
     ):
         assert wrong != right
         entry.write_bytes(wrong)
-        with pytest.raises(BadEntryError, match="another checksum"):
+        with pytest.raises(RottenEntryError, match="another checksum"):
             read_entry(log_dir(pond), 4)
+
+
+def test_what_a_crash_can_leave_is_told_from_rot(pond: Path) -> None:
+    """An entry has its name after its bytes are on the disk: unless the disk lied about that."""
+    entry = log_entry(pond, 4)
+    right = entry.read_bytes()
+    for stop in range(len(right)):
+        for torn in (right[:stop], right[:stop] + bytes(len(right) - stop)):
+            entry.write_bytes(torn)
+            with pytest.raises(BadHeadError) as caught:
+                read_snapshot(log_dir(pond))
+            assert not caught.value.is_rotten
+    head = len(b'{"commitInfo":{"pondfs":{"crc":"')
+    assert right[:head].endswith(b'"crc":"')
+    for at in range(head, len(right)):
+        for bit in (1, 8):
+            entry.write_bytes(right[:at] + bytes([right[at] ^ bit]) + right[at + 1 :])
+            with pytest.raises(BadHeadError) as caught:
+                read_snapshot(log_dir(pond))
+            # Where a line ends, and in how many there are, it looks like the one or the other.
+            near = right[at - 8 : at + 1]
+            assert caught.value.is_rotten or right[at] == 10 or b'"lines":' in near
 
 
 def test_entries_of_before_there_were_checksums(pond: Path) -> None:
@@ -213,3 +238,40 @@ def test_actions_without_what_the_protocol_demands(pond: Path, action: dict[str,
     log_entry(pond, 5).write_text(json.dumps(action))
     with pytest.raises(BadHeadError, match="is no action"):
         read_snapshot(log_dir(pond))
+
+
+def test_any_damage_to_another_programs_checkpoint_is_told_as_such(pond: Path) -> None:
+    """It has no seal: what Arrow makes of it is an `OSError` without a number, mostly."""
+    DeltaTable(pond).create_checkpoint()
+    checkpoint = pond / "_delta_log" / f"{4:020d}.checkpoint.parquet"
+    right = checkpoint.read_bytes()
+    whole = set(read_snapshot(log_dir(pond)).adds)
+    told = 0
+    for at in range(0, len(right), 97):
+        checkpoint.write_bytes(right[:at] + bytes([right[at] ^ 0xFF]) + right[at + 1 :])
+        snapshot = read_snapshot(log_dir(pond))
+        assert set(snapshot.adds) == whole
+        told += snapshot.checkpoint == -1
+    assert told > len(right) // 97 // 2
+    # The disk's own errors are no damage.
+    checkpoint.unlink()
+    checkpoint.mkdir()
+    with pytest.raises(IsADirectoryError):
+        read_snapshot(log_dir(pond))
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"remove": [{"deletionTimestamp": 5}]},
+        {"remove": [{"path": 5}]},
+        {"add": [{"size": 5}]},
+        {"txn": [7]},
+    ],
+)
+def test_a_checkpoint_of_something_else(pond: Path, columns: dict[str, list[object]]) -> None:
+    checkpoint = pond / "_delta_log" / f"{4:020d}.checkpoint.parquet"
+    pq.write_table(pa.table(columns), checkpoint)
+    snapshot = read_snapshot(log_dir(pond))
+    assert snapshot.damaged == [4]
+    assert len(snapshot.adds) == 4

@@ -3,11 +3,22 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable
 
 from pondfs.errors import StoreDamaged
+from pondfs.node import ROOT
 from pondfs.store import seal
 from pondfs.store.scan import open_checked, read_rows
-from tests.unit.store.support import file_row, root_row, write_version
+from tests.unit.store.support import (
+    committed,
+    file_row,
+    make_cut,
+    new_pond,
+    open_pond,
+    read_file,
+    root_row,
+    write_version,
+)
 
 
 @pytest.fixture
@@ -73,3 +84,52 @@ def test_a_file_without_a_seal_is_read(tmp_path: Path) -> None:
     assert find(path.read_bytes()) is None
     with path.open("rb") as raw:
         assert open_checked(*seal.read_of(raw), file, file.path).metadata.num_rows == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (b"a (build pond-x)7", b"x"),
+        (b"a (build pond-0123456789abcdef)", b"x"),
+        (b"a", b" (build pond-12"),
+    ],
+)
+def test_names_and_contents_that_look_like_a_seal(
+    tmp_path: Path, name: bytes, content: bytes
+) -> None:
+    """Another program's rewrite has the smallest and the largest in its footer."""
+    path = tmp_path / "pond"
+    store = new_pond(path)
+    store.commit(make_cut(2, [file_row(2, content, name)]))
+    store.close()
+    DeltaTable(path).optimize.compact()
+    (rewritten,) = committed(path)
+    data = (path / rewritten).read_bytes()
+    assert seal._MARK in data[footer_start(data) :]
+    # Twice: the second time from what is saved.
+    for _ in range(2):
+        store = open_pond(path)
+        image = store.load_image()
+        assert name in image.load_entries(ROOT)
+        assert read_file(store, image, 2) == content
+        store.close()
+
+
+def test_another_name_of_the_program_does_not_make_it_another_programs(path: Path) -> None:
+    data = path.read_bytes()
+    at = data.rindex(b"pondfs version")
+    with pytest.raises(StoreDamaged, match="its footer"):
+        find(data[:at] + b"q" + data[at + 1 :])
+
+
+def test_a_checkpoint_is_written_under_pyarrows_name_and_is_ours(tmp_path: Path) -> None:
+    path = tmp_path / "pond"
+    store = new_pond(path)
+    assert store.checkpoint(now=True)
+    store.close()
+    (checkpoint,) = (path / "_delta_log").glob("*.checkpoint.parquet")
+    data = checkpoint.read_bytes()
+    assert find(data) is not None
+    at = data.rindex(seal._MARK) + len(seal._MARK)
+    with pytest.raises(StoreDamaged, match="its footer"):
+        find(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])

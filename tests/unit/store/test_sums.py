@@ -2,6 +2,7 @@
 
 import os
 import random
+import struct
 from array import array
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from pondfs.store.content import ContentReader, DataFile
 from pondfs.store.datafile import Written, write_data_file
 from pondfs.store.pread import Source, fill, fill_nowait
 from pondfs.store.sums import BLOCK_BYTES, BlockSums, Sums, load_sums
-from tests.unit.store.support import file_row
+from tests.unit.store.support import as_file, as_packed_file, file_row
 
 SIZES = [1, 100, BLOCK_BYTES - 50, 3 * BLOCK_BYTES, 5, 700_000, 0x4000, 9]
 
@@ -117,11 +118,15 @@ def test_every_byte_of_the_file_but_its_end_is_covered(
 def test_a_file_without_sums_is_read_all_the_same(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"PAR1" + bytes(100) + b"footer" + (6).to_bytes(4, "little") + b"PAR1")
-    with path.open("rb") as file:
-        assert load_sums(file.fileno(), os.fspath(path)) is None
-    path.write_bytes(b"")
-    with path.open("rb") as file:
-        assert load_sums(file.fileno(), os.fspath(path)) is None
+    assert load(path) is None
+
+
+@pytest.mark.parametrize("data", [b"", b"PAR1", b"PAR1" + bytes(100)])
+def test_what_has_no_footer_is_no_file_without_sums(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    with pytest.raises(StoreDamaged, match="no footer"):
+        load(path)
 
 
 @pytest.mark.parametrize("size", [0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1, 100_000])
@@ -155,3 +160,55 @@ def test_sums_take_pieces_of_any_size() -> None:
     sums.check(3 * BLOCK_BYTES, [view[3 * BLOCK_BYTES :]])
     with pytest.raises(StoreDamaged, match=f"byte {BLOCK_BYTES} on"):
         sums.check(BLOCK_BYTES, [memoryview(bytes(BLOCK_BYTES))])
+
+
+@pytest.mark.parametrize("pages", [1, 2, 3])
+def test_a_file_that_lost_its_end_is_not_one_without_sums(
+    written: tuple[Written, DataFile, list[bytes]], pages: int
+) -> None:
+    """Positions may be known from elsewhere: nothing else would look there."""
+    _, file, _ = written
+    with open(file.path, "r+b", buffering=0) as raw:
+        raw.seek(file.size - 4096 * pages)
+        raw.write(bytes(4096 * pages))
+        with pytest.raises(StoreDamaged, match=file.name):
+            load_sums(raw.fileno(), file.path)
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_any_bit_behind_the_last_block_may_rot(tmp_path: Path, is_packed: bool) -> None:
+    """Then there are the same sums, or an error: never none."""
+    make = as_packed_file if is_packed else as_file
+    file = make(
+        tmp_path, 1, [file_row(2, b"squeeze " * 5000, b"name"), file_row(3, b"x", b"other")]
+    )
+    path = Path(file.path)
+    right = path.read_bytes()
+    sums = load(path)
+    assert sums is not None
+    mark = right.rindex(b" (build pond-")
+    for at in range(sums.stop, len(right)):
+        if at in range(mark, mark + 13):
+            continue  # else it is a file of before, or another program's
+        path.write_bytes(right[:at] + bytes([right[at] ^ 4]) + right[at + 1 :])
+        try:
+            found = load(path)
+        except StoreDamaged:
+            continue
+        # The table of frames has its own.
+        assert found is not None
+        assert (found.stop, found._sums) == (sums.stop, sums._sums)
+        assert is_packed
+
+
+def test_bytes_that_look_like_sums_in_a_file_that_has_none(tmp_path: Path) -> None:
+    """What was staged by a pondfs of before has a user's bytes there."""
+    path = tmp_path / "file"
+    for user in (struct.pack("<III4s", 3, BLOCK_BYTES, 5, b"pnd2"), b"pnd1" * 4):
+        path.write_bytes(b"PAR1" + bytes(100) + user + b"footer" + b"\6\0\0\0PAR1")
+        assert load(path) is None
+
+
+def load(path: Path) -> Sums | None:
+    with path.open("rb") as file:
+        return load_sums(file.fileno(), os.fspath(path))

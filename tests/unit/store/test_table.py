@@ -14,6 +14,7 @@ from pondfs.errors import NotAPond, PondExists, PondLocked, StoreDamaged
 from pondfs.node import ROOT, Version
 from pondfs.store import DeltaStore, create, is_pond, open_reader, open_writer, table
 from pondfs.store.lock import WriterLock
+from pondfs.store.repair import repair_store
 from tests.unit.store.support import (
     data_file_names,
     file_row,
@@ -243,3 +244,22 @@ def test_temporary_entries_of_a_crash_are_swept_up(pond: Path) -> None:
     assert left.exists()
     open_pond(pond).close()
     assert not left.exists()
+
+
+def test_a_newest_entry_that_rotted_is_not_passed_over(pond: Path) -> None:
+    """Its commit was acknowledged: it goes when somebody says so, not by opening."""
+    entry = log_entry(pond, 3)
+    rotten = entry.read_bytes().replace(b'"user"', b'"usfr"')
+    entry.write_bytes(rotten)
+    for opened in (open_pond, open_reader):
+        with pytest.raises(StoreDamaged, match=rf"{entry.name} is damaged .*'pond repair'"):
+            opened(pond)
+    assert entry.read_bytes() == rotten
+    outcome = repair_store(pond)
+    assert outcome.after is not None
+    assert not outcome.after.findings
+    (kept,) = (pond / "_pond" / "set-aside").iterdir()
+    assert kept.read_bytes() == rotten
+    store = open_pond(pond)
+    assert names(store) == {b"f2"}
+    store.close()
