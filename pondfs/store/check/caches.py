@@ -8,10 +8,11 @@ import numpy as np
 from pondfs.errors import PondError, StoreDamaged
 from pondfs.node import Version
 from pondfs.store import imagefile, journal, table
+from pondfs.store.check.point import read_whole
 from pondfs.store.check.report import Wrong, invariant
 from pondfs.store.check.tree import Tree
 from pondfs.store.content import ContentReader, DataFile
-from pondfs.store.deltalog import LOG_DIR, BadHeadError, Snapshot, read_snapshot
+from pondfs.store.deltalog import LOG_DIR, Snapshot
 from pondfs.store.fold import fold_rows
 from pondfs.store.image import ATTRS, Columns, Ints, TableImage
 from pondfs.store.rowcache import CACHED_SCHEMA, RowCache
@@ -156,9 +157,7 @@ def journal_is_whole(store: str, notes: list[str]) -> Iterator[Wrong]:
 
 def _look(log_dir: str) -> Snapshot | None:
     try:
-        return read_snapshot(log_dir)
-    except BadHeadError as error:
-        return read_snapshot(log_dir, error.version - 1)
+        return read_whole(log_dir)
     except StoreDamaged:
         return None
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from pondfs.errors import StoreDamaged
 from pondfs.node import Version
+from pondfs.store.check.point import read_whole
 from pondfs.store.check.report import Wrong, invariant
 from pondfs.store.deltalog import (
     APP_ID,
@@ -25,7 +26,6 @@ from pondfs.store.deltalog import (
     list_log,
     read_checkpoint,
     read_entry,
-    read_snapshot,
 )
 from pondfs.store.prune_swap import is_append_only
 from pondfs.store.tags import is_taken_off
@@ -223,7 +223,7 @@ def only_appends(log_dir: str, snapshot: Snapshot) -> Iterator[Wrong]:
             return
         # A prune under way restores it with its next entry.
         time.sleep(_LOOK_AGAIN_S)
-        snapshot = read_snapshot(log_dir)
+        snapshot = read_whole(log_dir)
     yield Wrong(
         "delta.appendOnly of the table is not true, so another program could delete rows: "
         "'pond repair', or mounting, restores it"

@@ -76,6 +76,26 @@ class Point:
         return not missing <= now.adds.keys()
 
 
+def read_whole(log_dir: str) -> Snapshot:
+    """Return the table's state as of the newest log entry that is whole.
+
+    Raises: StoreDamaged when more than the newest is not.
+    """
+    try:
+        return read_snapshot(log_dir)
+    except BadHeadError as error:
+        return _read_before(log_dir, error.version)
+
+
+def _read_before(log_dir: str, head: int) -> Snapshot:
+    try:
+        return read_snapshot(log_dir, up_to=head - 1)
+    except BadHeadError as error:
+        raise StoreDamaged(
+            f"log entry {entry_name(error.version)} in {log_dir} is damaged too ({error.reason})"
+        ) from None
+
+
 def take_point(store: str, report: Report) -> Point | None:
     """Return what the log says now; None when it can't be read, which is a finding then.
 
@@ -108,13 +128,7 @@ def _look(store: str, log_dir: str) -> Point:
     if head is not None:
         if head.number == 0:
             raise StoreDamaged(f"the only log entry in {log_dir} is damaged ({head.why})")
-        try:
-            snapshot = read_snapshot(log_dir, up_to=head.number - 1)
-        except BadHeadError as error:
-            raise StoreDamaged(
-                f"log entry {entry_name(error.version)} in {log_dir} is damaged too "
-                f"({error.reason})"
-            ) from None
+        snapshot = _read_before(log_dir, head.number)
     return Point(store, log_dir, snapshot, in_order(data_files(store, snapshot), None), head)
 
 

@@ -34,6 +34,7 @@ from tests.unit.store.support import (
     attr,
     extent_row,
     file_row,
+    log_entry,
     make_cut,
     open_pond,
     read_file,
@@ -356,6 +357,16 @@ def test_what_was_set_aside_is_not_named_any_more(pond: Path) -> None:
     open_pond(pond).close()
     assert check_store(pond).findings == ()
     assert DeltaTable(pond).version() == 3
+
+
+def test_a_torn_entry_after_one_that_lifted_append_only(pond: Path) -> None:
+    """Looking again for what lifted it meets the torn one again."""
+    damage.allow_deletes(pond)
+    log_entry(pond, 6).write_bytes(b'{"commitInfo":{')
+    assert found(check_store(pond)) == {"log-head", "log-append-only"}
+    outcome = repair_store(pond)
+    assert outcome.after is not None
+    assert outcome.after.findings == ()
 
 
 def test_a_directory_inside_itself_that_is_reached(pond: Path) -> None:
