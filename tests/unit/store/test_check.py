@@ -84,6 +84,7 @@ BREAKS: list[tuple[str, damage.Break]] = [
     ),
     ("nlink", rows(update(A, attr(size=6, nlink=5)))),
     ("nlink", rows(update(D, attr(DIRECTORY, nlink=9)))),
+    ("nlink", rows(update(ROOT, attr(DIRECTORY, nlink=0)))),
     ("node-mode", rows(update(A, attr(0o170644, size=6), mode=FILE))),
     ("node-type", rows(update(A, attr(size=6), mode=0o010644))),
     ("node-size", rows(link(X, b"x", attrs=attr(size=-1)))),
