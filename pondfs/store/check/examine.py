@@ -152,6 +152,8 @@ def _check_tree(
         tree.links_are_counted(found),
         tree.modes_have_types(found),
         tree.types_agree(found),
+        tree.devices_have_numbers(found),
+        tree.extended_attributes_can_be_read(found),
         extents.sizes_can_be(found),
         extents.extents_are_inside(found),
     )

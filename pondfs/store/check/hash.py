@@ -5,9 +5,7 @@ of any directory. It is made of what programs see and copies keep: not of node i
 and ctime, nor of how bytes lie in files (holes are zeros).
 """
 
-import base64
 import hashlib
-import json
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -16,6 +14,7 @@ from pondfs.node import FILE_TYPES, ROOT, NodeId
 from pondfs.store.check.data import Progress
 from pondfs.store.content import ContentReader
 from pondfs.store.image import TableImage
+from pondfs.xattrs import decode_xattrs
 
 HEAD = b"pond tree 1\n"
 """What is hashed first; another number comes when it is made of something else."""
@@ -95,7 +94,7 @@ class _Hasher:
             yield node.target or b""
         elif kind in (stat.S_IFBLK, stat.S_IFCHR):
             yield b"%d:%d" % (os.major(rdev), os.minor(rdev))
-        for name, value in sorted(xattrs_of(node.metadata).items()):
+        for name, value in sorted((decode_xattrs(node.metadata) or {}).items()):
             yield name
             yield value
 
@@ -117,12 +116,3 @@ class _Hasher:
 def _update_zeros(found: "hashlib._Hash", count: int) -> None:
     for done in range(0, count, _PIECE_BYTES):
         found.update(_ZEROS[: min(_PIECE_BYTES, count - done)])
-
-
-def xattrs_of(metadata: str | None) -> dict[bytes, bytes]:
-    """Return the extended attributes that a row's ``metadata`` holds."""
-    record = json.loads(metadata) if metadata else {}
-    found = {name.encode(): value for name, value in record.get("xattrs", {}).items()}
-    for name, value in record.get("xattrs_b64", {}).items():
-        found[base64.b64decode(name)] = value
-    return {name: base64.b64decode(value) for name, value in found.items()}

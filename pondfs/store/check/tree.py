@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pondfs.entry import encode_name
+from pondfs.errors import StoreDamaged
 from pondfs.node import FILE_TYPES, ROOT, format_node_id
 from pondfs.store.check.report import Wrong, invariant
 from pondfs.store.fold import fold_nodes
@@ -21,6 +22,7 @@ from pondfs.store.fold_entries import last_entries, names_of
 from pondfs.store.history import History, places_of
 from pondfs.store.image import ATTRS, EMPTY, Ints
 from pondfs.store.tree import shown
+from pondfs.xattrs import decode_xattrs
 
 Flags = NDArray[np.bool_]
 
@@ -344,3 +346,41 @@ def modes_have_types(tree: Tree) -> Iterator[Wrong]:
             "version (pond cp --at) or a backup",
             paths,
         )
+
+
+@invariant("node-device")
+def devices_have_numbers(tree: Tree) -> Iterator[Wrong]:
+    """No device number is below 0."""
+    rdev = tree.attrs["rdev"]
+    for place in np.flatnonzero(rdev < 0).tolist():
+        called, paths = tree.call(place)
+        yield Wrong(
+            f"{called} has device number {rdev[place]}: restore it from an earlier version "
+            "(pond cp --at) or a backup",
+            paths,
+        )
+
+
+@invariant("node-metadata")
+def extended_attributes_can_be_read(tree: Tree) -> Iterator[Wrong]:
+    """Every node's `metadata` is empty, or JSON with extended attributes in base64."""
+    column = tree.rows.arrow("metadata", tree.node_rows)
+    there = np.flatnonzero(pc.is_valid(column).to_numpy(zero_copy_only=False))
+    # Most say the same: ACLs and labels that were handed down.
+    known: dict[str, str] = {}
+    for place, metadata in zip(
+        there.tolist(), column.take(pa.array(there)).to_pylist(), strict=True
+    ):
+        if metadata not in known:
+            known[metadata] = _undecodable(metadata)
+        if known[metadata]:
+            called, paths = tree.call(place)
+            yield Wrong(f"{called}: {known[metadata]}", paths)
+
+
+def _undecodable(metadata: str) -> str:
+    try:
+        decode_xattrs(metadata)
+    except StoreDamaged as error:
+        return str(error)
+    return ""

@@ -87,6 +87,12 @@ BREAKS: list[tuple[str, damage.Break]] = [
     ("nlink", rows(update(ROOT, attr(DIRECTORY, nlink=0)))),
     ("node-mode", rows(update(A, attr(0o170644, size=6), mode=FILE))),
     ("node-type", rows(update(A, attr(size=6), mode=0o010644))),
+    ("node-device", rows(update(A, (*attr(size=6)[:4], -1, *attr(size=6)[5:])))),
+    ("node-metadata", rows(update(A, attr(size=6))._replace(metadata="not json"))),
+    ("node-metadata", rows(update(A, attr(size=6))._replace(metadata="[1]"))),
+    ("node-metadata", rows(update(A, attr(size=6))._replace(metadata='{"xattrs":{"user.a":5}}'))),
+    ("node-metadata", rows(update(D, attr(DIRECTORY, nlink=2))._replace(
+        metadata='{"xattrs":{"user.a":"%%%"}}'))),
     ("node-size", rows(link(X, b"x", attrs=attr(size=-1)))),
     ("extents-inside", rows(update(A, attr(size=2)))),
     ("symlink-target", rows(update(S, attr(0o120777, size=99)))),
