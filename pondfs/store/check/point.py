@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from pondfs.errors import NotAPond, StoreDamaged
-from pondfs.store.check.files import what_is_missing
 from pondfs.store.check.report import Report, Wrong, invariant
 from pondfs.store.content import DataFile
 from pondfs.store.deltalog import (
@@ -23,7 +22,7 @@ from pondfs.store.deltalog import (
 )
 from pondfs.store.files import data_files
 from pondfs.store.scan import in_order
-from pondfs.store.table import POND_DIR
+from pondfs.store.table import POND_DIR, what_is_missing
 
 _LOOKS = 5
 
@@ -66,7 +65,7 @@ class Point:
 
         It happens where the lock for readers could not be had.
         """
-        missing = {file.name for file in self.files if what_is_missing(file)}
+        missing = {file.name for file in self.files if what_is_missing(file.path, file.size)}
         if not missing:
             return False
         try:
@@ -144,7 +143,7 @@ def _head_lacks(store: str, log_dir: str, snapshot: Snapshot) -> str:
     mine = Snapshot()
     mine.apply(snapshot.version, [action for action in actions if "add" in action])
     for file in data_files(store, mine):
-        if how := what_is_missing(file):
+        if how := what_is_missing(file.path, file.size):
             return f"its data file {file.name} {how}"
     return ""
 

@@ -166,6 +166,13 @@ def remove_file(path: Path) -> None:
     data_file(path, 3).unlink()
 
 
+def link_file(path: Path) -> None:
+    file = data_file(path, 3)
+    elsewhere = path.with_name("elsewhere")
+    file.rename(elsewhere)
+    file.symlink_to(elsewhere)
+
+
 def forget_version(path: Path) -> None:
     edit_entry(path, 3, lambda actions: [action for action in actions if "add" not in action])
 

@@ -52,6 +52,7 @@ BREAKS: list[tuple[str, damage.Break]] = [
     ("log-append-only", damage.allow_deletes),
     ("tags", damage.loose_tag),
     ("data-files", damage.remove_file),
+    ("data-files", damage.link_file),
     ("data-file-rows", damage.flip(3, "uid")),
     ("data-file-statistics", damage.miscount),
     ("data-file-statistics", damage.misplace),
