@@ -276,6 +276,10 @@ _FIELDS: dict[str, dict[str, type]] = {
 """What we take from actions without asking whether it is there; the protocol demands all of it."""
 
 
+_BOUNDS: dict[str, type] = {"version": int, "part_id": str, "node_id": str}
+"""Columns by whose least and greatest values readers skip data files."""
+
+
 def _is_action(action: Any) -> bool:
     """Return whether this may be a line of a log entry, whoever wrote it."""
     if not isinstance(action, dict) or not all(isinstance(b, dict) for b in action.values()):
@@ -291,11 +295,13 @@ def _has_stats(add: Action) -> bool:
     """Return whether a data file's statistics, if it has any, can be read."""
     try:
         stats = json.loads(add.get("stats") or "{}")
-        bounds = [stats.get(name) or {} for name in ("minValues", "maxValues")]
-        numbers = [stats.get("numRecords"), *(bound.get("version") for bound in bounds)]
+        told: list[tuple[Any, type]] = [(stats.get("numRecords"), int)]
+        for name in ("minValues", "maxValues"):
+            bounds = stats.get(name) or {}
+            told += [(bounds.get(column), kind) for column, kind in _BOUNDS.items()]
     except (TypeError, ValueError, AttributeError, RecursionError):
         return False
-    return all(number is None or isinstance(number, int) for number in numbers)
+    return all(value is None or isinstance(value, kind) for value, kind in told)
 
 
 class _ChangedError(Exception):

@@ -101,9 +101,9 @@ def _beyond_bounds(file: DataFile, rows: pa.Table) -> str:
     if file.row_count is not None and file.row_count != count:
         return f"{count} rows, not {file.row_count}"
     said = json.loads(file.stats) if file.stats and count else {}
-    lows, highs = said.get("minValues", {}), said.get("maxValues", {})
+    lows, highs = said.get("minValues") or {}, said.get("maxValues") or {}
     for name in ("version", "part_id", "node_id"):
-        if name not in lows or name not in highs:
+        if lows.get(name) is None or highs.get(name) is None:
             continue
         bounds = pc.min_max(rows[name])
         low, high = bounds["min"].as_py(), bounds["max"].as_py()

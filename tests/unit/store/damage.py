@@ -210,6 +210,20 @@ def misplace(path: Path) -> None:
     edit_entry(path, 3, change)
 
 
+def bounds(version: int, new: object) -> Break:
+    """Return what writes other bounds into the statistics of a version's data file."""
+
+    def change(actions: list[Any]) -> list[Any]:
+        for action in actions:
+            if "add" in action:
+                stats = json.loads(action["add"]["stats"])
+                stats["minValues"] = stats["maxValues"] = new
+                action["add"]["stats"] = json.dumps(stats)
+        return actions
+
+    return lambda path: edit_entry(path, version, change)
+
+
 def unreadable_target(path: Path) -> None:
     """The symlink's target in a file as another program wrote it, damaged."""
     table(2, lambda found: found, compression="snappy")(path)

@@ -43,7 +43,10 @@ from tests.unit.store.support import (
 BREAKS: list[tuple[str, damage.Break]] = [
     ("log-readable", damage.truncate_older),
     ("log-readable", damage.remove_older),
+    ("log-readable", damage.bounds(3, {"part_id": 5})),
+    ("log-readable", damage.bounds(3, "low")),
     ("log-head", damage.truncate_newest),
+    ("log-head", damage.bounds(4, {"version": "4"})),
     ("log-head", damage.lose_newest_file),
     ("log-checkpoints", damage.wrong_checkpoint),
     ("log-checkpoint-readable", damage.bad_checkpoint),
@@ -297,6 +300,16 @@ def test_what_another_program_compacted(pond: Path) -> None:
     after = check_store(pond, data=True)
     assert (after.findings, after.data_files) == ((), 1)
     assert after.tree_hash == before.tree_hash
+
+
+@pytest.mark.parametrize("bounds", [None, {}, {"version": None, "part_id": None}])
+def test_statistics_that_say_nothing(pond: Path, bounds: object) -> None:
+    """As another program may write them: then the file is looked into for whatever it is about."""
+    damage.bounds(3, bounds)(pond)
+    assert check_store(pond, data=True).findings == ()
+    store = open_pond(pond)
+    assert read_file(store, store.load_image(), A) == b"twelve"
+    store.close()
 
 
 def test_old_versions_can_be_checked(pond: Path) -> None:
