@@ -336,6 +336,11 @@ def pruned_up_to(snapshot: Snapshot) -> Version:
     return Version(int(snapshot.txns.get(PRUNED, {}).get("version", 0)))
 
 
+def has_mark(snapshot: Snapshot) -> bool:
+    """Return whether `pruned_up_to` is known: an earlier pondfs pruned and left no mark."""
+    return PRUNED in snapshot.txns
+
+
 def append_only_entry(metadata: Action) -> bytes:
     """Return the log entry that allows nothing but appending again."""
     action = {"metaData": _with_append_only(metadata, "true")}

@@ -22,7 +22,7 @@ from pondfs.store.history import History
 from pondfs.store.image import EMPTY, TableImage
 from pondfs.store.lock import ReaderLock
 from pondfs.store.memory import release_memory
-from pondfs.store.prune_swap import pruned_up_to
+from pondfs.store.prune_swap import has_mark, pruned_up_to
 from pondfs.store.scan import Scan
 from pondfs.store.table import POND_DIR
 from pondfs.store.tags import tags_of
@@ -117,6 +117,8 @@ def _check_rows(
     if not report.add(versions.rows_have_ids(rows)):
         return None
     pruned = max(walk.pruned, pruned_up_to(where.snapshot))
+    if not (pruned or has_mark(where.snapshot) or walk.tells_all):
+        pruned = versions.note_gaps(rows, report.version, lost, report.notes)
     report.add(
         versions.rows_have_an_order(rows),
         versions.rows_have_a_shape(rows),

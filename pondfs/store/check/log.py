@@ -46,6 +46,8 @@ class LogWalk:
         jumps: entries whose versions do not follow those of the entry before: what is wrong.
         pruned: the newest version that the newest prune knew; 0 without one.
         newest: the newest entry.
+        tells_all: whether all entries from the first on were read, so that no prune can have been
+            missed.
     """
 
     log_dir: str
@@ -55,6 +57,7 @@ class LogWalk:
     jumps: list[str] = field(default_factory=list)
     pruned: Version = Version(0)  # noqa: RUF009  a number
     newest: int = -1
+    tells_all: bool = False
     _coming: int = 0  # the version that the next entry should have; 0: nobody knows
 
 
@@ -63,6 +66,7 @@ def walk_log(log_dir: str) -> LogWalk:
     walk = LogWalk(log_dir)
     entries, checkpoints = list_log(log_dir)
     walk.newest = max(entries, default=-1)
+    walk.tells_all = bool(entries) and entries == list(range(len(entries)))
     has_entry, has_checkpoint = set(entries), set(checkpoints)
     # The table as the entries up to here make it; None while an entry is missing before it.
     state: Snapshot | None = None
@@ -83,10 +87,13 @@ def _step(walk: LogWalk, state: Snapshot | None, number: int) -> Snapshot | None
         actions = read_entry(walk.log_dir, number)
     except FileNotFoundError:
         walk._coming = 0
+        walk.tells_all = False
         return None
     except BadEntryError as error:
         walk.bad[number] = str(error)
         walk._coming = 0
+        # One that a crash cut off told nobody to prune.
+        walk.tells_all = walk.tells_all and number == walk.newest
         return None
     _note_versions(walk, number, actions)
     if number == 0:

@@ -20,9 +20,11 @@ from pondfs.store.check import CLEAN, DAMAGED, INVARIANTS, REPAIRABLE, Report, c
 from pondfs.store.check.files import CHECK_COLUMNS
 from pondfs.store.check.point import take_point
 from pondfs.store.check.tree import Tree
+from pondfs.store.checkpoint import write_checkpoint
 from pondfs.store.deltalog import read_snapshot
 from pondfs.store.history import History
 from pondfs.store.journal import Journal
+from pondfs.store.prune_swap import PRUNED
 from pondfs.store.repair import repair_store
 from pondfs.store.scan import read_rows
 from tests.unit.store import damage
@@ -340,6 +342,24 @@ def test_what_a_prune_forgot_is_not_missing(pond: Path) -> None:
     (finding,) = check_store(pond).findings
     assert finding.invariant == "versions-dense"
     assert "version 5 is missing" in finding.message
+
+
+def test_what_an_earlier_pondfs_pruned(pond: Path) -> None:
+    """It left no mark, and the log does not tell of it any more: nobody knows, so it is a note."""
+    store = open_pond(pond)
+    plan = prune.make_plan(pond, [Version(3)])
+    store.swap_files(prune_files.write_files(plan).request)
+    store.remove_pruned(now=True)
+    store.close()
+    snapshot = read_snapshot(os.fspath(pond / "_delta_log"))
+    del snapshot.txns[PRUNED]
+    write_checkpoint(os.fspath(pond / "_delta_log"), snapshot)
+    for entry in (pond / "_delta_log").glob("*.json"):
+        entry.unlink()
+    report = check_store(pond, data=True)
+    assert report.findings == ()
+    (note,) = report.notes
+    assert note.startswith("versions 1 to 2 are not there: an earlier pondfs pruned")
 
 
 def test_what_is_no_finding(pond: Path) -> None:
