@@ -304,6 +304,16 @@ def test_what_another_program_compacted(pond: Path) -> None:
     assert after.tree_hash == before.tree_hash
 
 
+def test_a_checkpoint_without_statistics(pond: Path) -> None:
+    """As another program writes it, where the table says so."""
+    DeltaTable(pond).alter.set_table_properties({"delta.checkpoint.writeStatsAsJson": "false"})
+    DeltaTable(pond).create_checkpoint()
+    snapshot = read_snapshot(os.fspath(pond / "_delta_log"))
+    assert snapshot.checkpoint == snapshot.version
+    assert not any(add.get("stats") for add in snapshot.adds.values())
+    assert check_store(pond, data=True).findings == ()
+
+
 @pytest.mark.parametrize("bounds", [None, {}, {"version": None, "part_id": None}])
 def test_statistics_that_say_nothing(pond: Path, bounds: object) -> None:
     """As another program may write them: then the file is looked into for whatever it is about."""
