@@ -33,6 +33,8 @@ from pondfs.store.tags import is_taken_off
 
 _LOOKS = 20
 _LOOK_AGAIN_S = 0.05
+_PRUNE_S = 30.0
+"""How long a prune may take between its entry and the next, on a slow disk."""
 
 
 @dataclass(slots=True)
@@ -239,13 +241,26 @@ def only_appends(log_dir: str, snapshot: Snapshot) -> Iterator[Wrong]:
     """The table allows nothing but appending (`delta.appendOnly`), except while a prune is put in
     place.
     """
-    for _ in range(_LOOKS):
-        if is_append_only(snapshot):
-            return
-        # A prune under way restores it with its next entry.
+    deadline_s = time.monotonic() + _PRUNE_S
+    while not is_append_only(snapshot):
+        # A prune under way restores it with its next entry, as soon as the disk has synced.
+        if not _is_newer_than(log_dir, _PRUNE_S) or time.monotonic() > deadline_s:
+            break
         time.sleep(_LOOK_AGAIN_S)
         snapshot = read_whole(log_dir)
+    else:
+        return
     yield Wrong(
         "delta.appendOnly of the table is not true, so another program could delete rows: "
         "'pond repair', or mounting, restores it"
     )
+
+
+def _is_newer_than(log_dir: str, age_s: float) -> bool:
+    """Return whether the newest log entry was made less than *age_s* seconds ago."""
+    entries, _ = list_log(log_dir)
+    try:
+        made_s = os.stat(os.path.join(log_dir, entry_name(entries[-1]))).st_mtime
+    except (IndexError, FileNotFoundError):
+        return False  # a checkpoint covers them: no prune is under way
+    return time.time() - made_s < age_s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from pondfs.store.checkpoint import write_checkpoint
 from pondfs.store.deltalog import read_snapshot
 from pondfs.store.history import History
 from pondfs.store.journal import Journal
-from pondfs.store.prune_swap import PRUNED
+from pondfs.store.prune_swap import PRUNED, append_only_entry
 from pondfs.store.repair import repair_store
 from pondfs.store.scan import read_rows
 from tests.unit.store import damage
@@ -410,10 +411,34 @@ def test_what_was_set_aside_is_not_named_any_more(pond: Path) -> None:
     assert DeltaTable(pond).version() == 3
 
 
+def test_a_prune_that_waits_for_the_disk(pond: Path) -> None:
+    """Between its two entries lie syncs: a check that looks then waits for the second."""
+    store = open_pond(pond)
+    checked = threading.Event()
+    reports: list[Report] = []
+
+    def look() -> None:
+        reports.append(check_store(pond))
+        checked.set()
+
+    looker = threading.Thread(target=look)
+    damage.allow_deletes_by(store)
+    looker.start()
+    # Longer than one look; what is found does not depend on it.
+    assert not checked.wait(1.5)
+    metadata = read_snapshot(os.fspath(pond / "_delta_log")).metadata
+    store._publisher.publish_entry(append_only_entry(metadata))
+    looker.join()
+    assert reports[0].findings == ()
+    store.close()
+
+
 def test_a_torn_entry_after_one_that_lifted_append_only(pond: Path) -> None:
     """Looking again for what lifted it meets the torn one again."""
     damage.allow_deletes(pond)
-    log_entry(pond, 6).write_bytes(b'{"commitInfo":{')
+    torn = log_entry(pond, 6)
+    torn.write_bytes(b'{"commitInfo":{')
+    os.utime(torn, (0, 0))
     assert found(check_store(pond)) == {"log-head", "log-append-only"}
     outcome = repair_store(pond)
     assert outcome.after is not None
