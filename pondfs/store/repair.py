@@ -87,7 +87,8 @@ def _mend(path: str, plan: Plan, progress: Progress) -> Version | None:
         if report.verdict == DAMAGED:
             return None
         late = make_plan(report, tree)
-        plan.actions += [action for action in late.actions if action not in plan.actions]
+        known = set(plan.actions)
+        plan.actions += [action for action in late.actions if action not in known]
         caches = {*plan.caches, *late.caches}
         for name in caches:
             unlink_quietly(os.path.join(path, POND_DIR, name))

@@ -509,6 +509,16 @@ def test_what_is_wrong_everywhere_is_told_a_hundred_times(pond: Path) -> None:
     assert outcome.after.verdict == CLEAN
 
 
+def test_wrong_counts_are_all_mended_though_not_all_are_told(pond: Path) -> None:
+    rows(*[link(1000 + number, b"%d" % number, attrs=attr(nlink=7)) for number in range(150)])(pond)
+    report = check_store(pond)
+    assert [finding.message for finding in report.findings[100:]] == ["50 more of this kind"]
+    outcome = repair_store(pond)
+    assert len(outcome.actions) == 150
+    assert outcome.after is not None
+    assert outcome.after.verdict == CLEAN
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_no_false_findings(tmp_path: Path, seed: int) -> None:
     """Ponds with a random past, compacted and pruned: clean all along."""
