@@ -9,6 +9,7 @@ checkpoint layouts) it refuses, it never guesses.
 Source: Delta transaction log protocol, "Delta Log Entries", "Checkpoints", "Actions".
 """
 
+import errno
 import json
 import logging
 import os
@@ -21,6 +22,7 @@ from urllib.parse import unquote
 from zlib_ng.zlib_ng import crc32
 
 from pondfs.errors import NotAPond, StoreDamaged
+from pondfs.store.existence import open_plain
 from pondfs.store.tombstones import Action as Action
 from pondfs.store.tombstones import Tombstones
 
@@ -183,9 +185,13 @@ def list_log(log_dir: str) -> tuple[list[int], list[int]]:
 def find_last_checkpoint(log_dir: str) -> int | None:
     """Return the checkpoint that ``_last_checkpoint`` names; None when it names none."""
     try:
-        with open(os.path.join(log_dir, LAST_CHECKPOINT), "rb") as file:
+        with open(os.path.join(log_dir, LAST_CHECKPOINT), "rb", opener=open_plain) as file:
             return int(json.loads(file.read())["version"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
         return None
 
 
@@ -195,7 +201,7 @@ def read_entry(log_dir: str, version: int) -> list[Action]:
     Raises: BadEntryError when it is not; OSError as the disk says (a disk that cannot be read is no
         reason to call the entry bad).
     """
-    with open(os.path.join(log_dir, entry_name(version)), "rb") as file:
+    with open(os.path.join(log_dir, entry_name(version)), "rb", opener=open_plain) as file:
         return decode_entry(file.read())
 
 
@@ -403,7 +409,7 @@ def read_checkpoint(path: str, name: str) -> Snapshot:
     from pondfs.store.seal import check_body, find_seal
 
     try:
-        with open(path, "rb") as raw:
+        with open(path, "rb", opener=open_plain) as raw:
             data = raw.read()
         seal = find_seal(lambda at, length: data[at : at + length], len(data), name)
         if seal is not None:

@@ -305,6 +305,16 @@ def loose_tag(path: Path) -> None:
 # --- what is beside it ---
 
 
+def fifo(name: str) -> Break:
+    """Return what puts a FIFO in the place of a file: whoever opens it to read waits for ever."""
+
+    def do(path: Path) -> None:
+        (path / name).unlink(missing_ok=True)
+        os.mkfifo(path / name)
+
+    return do
+
+
 def wrong_image(path: Path) -> None:
     store = open_pond(path)
     assert store.save_image() is not None

@@ -55,6 +55,7 @@ BREAKS: list[tuple[str, damage.Break]] = [
     ("log-checkpoint-readable", damage.bad_checkpoint),
     ("log-last-checkpoint", damage.dangling_last_checkpoint),
     ("log-last-checkpoint", damage.bad_last_checkpoint),
+    ("log-last-checkpoint", damage.fifo("_delta_log/_last_checkpoint")),
     ("log-append-only", damage.allow_deletes),
     ("tags", damage.loose_tag),
     ("data-files", damage.remove_file),
@@ -106,6 +107,7 @@ BREAKS: list[tuple[str, damage.Break]] = [
     ("saved-image", damage.wrong_image),
     ("cached-rows", damage.wrong_rows),
     ("journal", damage.bad_journal),
+    ("journal", damage.fifo("_pond/journal")),
 ]  # fmt: skip
 
 
@@ -391,6 +393,13 @@ def test_what_is_no_finding(pond: Path) -> None:
     assert report.verdict == CLEAN
     assert len(report.notes) == 3
     assert any("version 5" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("name", ["readers", "image", "rows"])
+def test_a_fifo_is_not_waited_for(pond: Path, name: str) -> None:
+    """Root looks at other users' ponds."""
+    damage.fifo(f"_pond/{name}")(pond)
+    assert check_store(pond).findings == ()
 
 
 def test_an_entry_that_a_checkpoint_covers(pond: Path) -> None:
