@@ -74,6 +74,7 @@ def examine(
     report.add(
         log.checkpoints_agree(walk),
         log.checkpoints_are_readable(walk),
+        log.nobody_took_rows(walk),
         log.last_checkpoint_is_there(where.log_dir),
         log.only_appends(where.log_dir, where.snapshot),
         caches.journal_is_whole(path, report.notes),

@@ -47,6 +47,7 @@ class LogWalk:
         differing: checkpoints that do not say what the entries before them do, and what differs.
         unreadable: checkpoints that can't be read, and why.
         jumps: entries whose versions do not follow those of the entry before: what is wrong.
+        taken: entries with which another program took out rows, and the data files they were in.
         pruned: the newest version that the newest prune knew; 0 without one.
         newest: the newest entry.
         tells_all: whether all entries from the first on were read, so that no prune can have been
@@ -58,6 +59,7 @@ class LogWalk:
     differing: dict[int, str] = field(default_factory=dict)
     unreadable: dict[int, str] = field(default_factory=dict)
     jumps: list[str] = field(default_factory=list)
+    taken: dict[int, list[str]] = field(default_factory=dict)
     pruned: Version = Version(0)  # noqa: RUF009  a number
     newest: int = -1
     tells_all: bool = False
@@ -99,6 +101,8 @@ def _step(walk: LogWalk, state: Snapshot | None, number: int) -> Snapshot | None
         walk.tells_all = walk.tells_all and number == walk.newest
         return None
     _note_versions(walk, number, actions)
+    if taken := [name for action in actions for name in _taken_by(action)]:
+        walk.taken[number] = taken
     if number == 0:
         state = Snapshot()
     if state is None or number != state.version + 1:
@@ -126,6 +130,14 @@ def _note_versions(walk: LogWalk, number: int, actions: list[Action]) -> None:
                     "was to come"
                 )
             walk._coming = last + 1
+
+
+def _taken_by(action: Action) -> Iterator[str]:
+    """Yield the data file whose rows an action takes out of the table for good, if not ours."""
+    body = action.get("remove") or {"dataChange": False}
+    # A rewrite by whomever keeps the rows and says so; prunes and compactions of ours have a tag.
+    if body.get("dataChange", True) and "pondfs" not in (body.get("tags") or {}):
+        yield str(body["path"])
 
 
 def _compare(walk: LogWalk, state: Snapshot | None, number: int) -> Snapshot | None:
@@ -213,6 +225,17 @@ def checkpoints_are_readable(walk: LogWalk) -> Iterator[Wrong]:
         yield Wrong(
             f"{why}: what it said is in the log entries; 'pond repair' writes a new one "
             f"({os.path.join(walk.log_dir, checkpoint_name(number))})"
+        )
+
+
+@invariant("log-removes")
+def nobody_took_rows(walk: LogWalk) -> Iterator[Wrong]:
+    """No log entry of another program takes rows out of the table."""
+    for number, names in walk.taken.items():
+        more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+        yield Wrong(
+            f"log entry {entry_name(number)} in {walk.log_dir}, of another program, took out the "
+            f"rows of data file {names[0]}{more}: restore the pond from a backup"
         )
 
 

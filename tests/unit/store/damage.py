@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from deltalake import DeltaTable
 
 from pondfs.node import ROOT, Version
 from pondfs.oplog import Row
@@ -294,6 +295,14 @@ def allow_deletes_by(store: DeltaStore) -> None:
     store._publisher.publish_entry(
         json.dumps({"commitInfo": {}}).encode() + b"\n" + json.dumps(action).encode() + b"\n"
     )
+
+
+def forget_lost_file(path: Path) -> None:
+    """Have another program take a lost data file out of the table."""
+    DeltaTable(path).alter.set_table_properties({"delta.appendOnly": "false"})
+    data_file(path, 4).unlink()
+    DeltaTable(path).repair()
+    open_pond(path).close()
 
 
 def loose_tag(path: Path) -> None:

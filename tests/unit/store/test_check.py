@@ -184,7 +184,7 @@ def test_the_reference_is_current() -> None:
 
 
 def test_every_invariant_is_broken_by_some_test() -> None:
-    assert {name for name, _ in BREAKS} | {"extents-disjoint"} == set(INVARIANTS)
+    assert {name for name, _ in BREAKS} | {"extents-disjoint", "log-removes"} == set(INVARIANTS)
 
 
 def test_extents_that_overlap(pond: Path) -> None:
@@ -305,6 +305,15 @@ def test_what_another_program_compacted(pond: Path) -> None:
     after = check_store(pond, data=True)
     assert (after.findings, after.data_files) == ((), 1)
     assert after.tree_hash == before.tree_hash
+
+
+def test_rows_that_another_program_took_out(pond: Path) -> None:
+    """delta-rs calls it a repair: what is lost is forgotten, and nothing looks wrong then."""
+    damage.forget_lost_file(pond)
+    report = check_store(pond, data=True)
+    assert "log-removes" in found(report)
+    assert report.verdict == DAMAGED
+    assert repair_store(pond).after is None
 
 
 def test_a_checkpoint_without_statistics(pond: Path) -> None:
