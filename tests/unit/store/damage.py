@@ -324,22 +324,28 @@ def fifo(name: str) -> Break:
     return do
 
 
-def wrong_image(path: Path) -> None:
-    store = open_pond(path)
-    assert store.save_image() is not None
-    store.close()
-    where = imagefile.path_of(os.fspath(path))
-    tables = list(map_records(where, imagefile._KIND)[1])
-    links = tables[0]["nlink"].to_numpy() + 1
-    at = tables[0].column_names.index("nlink")
-    tables[0] = tables[0].set_column(at, "nlink", pa.array(links))
+def wrong_image(column: str, add: Sequence[int]) -> Break:
+    """Return what adds to a column of the saved image: a number for each node."""
 
-    def write(file: Any) -> None:
-        end = 0
-        for each in tables:
-            end = write_record(file, end, imagefile._KIND, each.schema, [each])
+    def do(path: Path) -> None:
+        store = open_pond(path)
+        assert store.save_image() is not None
+        store.close()
+        where = imagefile.path_of(os.fspath(path))
+        tables = list(map_records(where, imagefile._KIND)[1])
+        found = tables[0][column].to_numpy()
+        at = tables[0].column_names.index(column)
+        wrong = pa.array(found + np.array(add, found.dtype))
+        tables[0] = tables[0].set_column(at, column, wrong)
 
-    records.replace(where, write)
+        def write(file: Any) -> None:
+            end = 0
+            for each in tables:
+                end = write_record(file, end, imagefile._KIND, each.schema, [each])
+
+        records.replace(where, write)
+
+    return do
 
 
 def wrong_rows(path: Path) -> None:
