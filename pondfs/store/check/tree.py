@@ -5,7 +5,6 @@ done with it (a name that leads nowhere) is here as well.
 """
 
 import copy
-import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -172,7 +171,8 @@ class Tree:
         if above is None:
             part = int(self.rows.part[self.entry_rows[entry]])
             return f"'{shown(name)}' in directory {format_node_id(part)}", ()
-        path = os.path.join(above, name)
+        # Not os.path.join: a bad name may begin with a slash.
+        path = above + b"/" + name if above else name
         return f"'/{shown(path)}'", (path,)
 
 

@@ -248,6 +248,30 @@ def file_rows_without_name() -> list[Row]:
     return [lost, update(X, attr(DIRECTORY, nlink=2)), inside]
 
 
+def test_a_name_that_begins_at_the_root(pond: Path) -> None:
+    rows(link(A, b"/etc/x", D, attrs=attr(size=6, nlink=2)))(pond)
+    (finding,) = check_store(pond).findings
+    assert finding.paths == (b"d//etc/x",)
+    assert "'/d//etc/x'" in finding.message
+
+
+def test_what_opening_takes_over_can_be_damaged(pond: Path) -> None:
+    """A version in the journal, which a look before it does not know: then only opening was done,
+    and nothing else is said to have been.
+    """
+    rows(link(99, b"ghost"))(pond)
+    damage.allow_deletes(pond)
+    table_id = str(read_snapshot(os.fspath(pond / "_delta_log")).metadata["id"])
+    written = Journal(os.fspath(pond), table_id)
+    written.append(make_cut(6, [link(X, b"x", attrs=attr(size=-1))]))
+    written.close()
+    outcome = repair_store(pond)
+    assert outcome.actions == ["set delta.appendOnly again"]
+    assert outcome.version is None
+    assert outcome.after is not None
+    assert outcome.after.verdict == DAMAGED
+
+
 def test_lost_and_found_is_taken_by_a_file(pond: Path) -> None:
     rows(file_row(70, b"mine", b"lost+found"), update(77, attr(), part=D))(pond)
     assert repair_store(pond).after is not None
