@@ -11,7 +11,7 @@ from pondfs.node import Version
 from pondfs.store.check import caches, data, extents, files, log, point, tree, versions
 from pondfs.store.check.affected import lost_paths
 from pondfs.store.check.data import Progress
-from pondfs.store.check.hash import hash_tree
+from pondfs.store.check.hash import MOST_HOLE_BYTES, hash_tree, hole_bytes
 from pondfs.store.check.point import Point
 from pondfs.store.check.report import DAMAGED, INVARIANTS, Report
 from pondfs.store.check.tree import Tree
@@ -194,4 +194,9 @@ def _check_data(
     is_tree = all(INVARIANTS[each.invariant].family != "tree" for each in report.findings)
     if image is None or report.verdict == DAMAGED or not is_tree:
         return  # a directory inside itself has no end
+    if hole_bytes(image) > MOST_HOLE_BYTES:
+        report.notes.append(
+            f"no hash was made, as the files have {hole_bytes(image) >> 40:,} TiB of holes"
+        )
+        return
     report.tree_hash = hash_tree(image, reader, progress)

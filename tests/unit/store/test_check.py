@@ -361,6 +361,22 @@ def test_statistics_that_say_nothing(pond: Path, bounds: object) -> None:
     store.close()
 
 
+def test_a_file_that_is_nothing_but_a_hole(pond: Path) -> None:
+    """Hashing 8 EiB of zeros has no end."""
+    rows(update(A, attr(size=64 << 20)))(pond)
+    shares: list[float] = []
+    report = check_store(
+        pond, data=True, progress=lambda what, share: shares.append(share * ("hash" in what))
+    )
+    assert report.tree_hash
+    assert any(0 < share <= 1 for share in shares)
+    rows(update(A, attr(size=(1 << 63) - 1)))(pond)
+    report = check_store(pond, data=True)
+    assert report.findings == ()
+    assert not report.tree_hash
+    assert any("TiB of holes" in note for note in report.notes)
+
+
 def test_old_versions_can_be_checked(pond: Path) -> None:
     rows(update(A, attr(size=6, nlink=5)))(pond)
     assert check_store(pond).verdict == REPAIRABLE
