@@ -30,6 +30,10 @@ log = logging.getLogger("pondfs.store")
 
 LOG_DIR = "_delta_log"
 APP_ID = "pondfs"
+PRUNED = f"{APP_ID}:pruned"
+"""A ``txn`` action of this application names the newest version that a prune knew: up to it
+versions may be missing, after it none may. Checkpoints carry it along, as any such action."""
+
 FACTS = "pondfs"
 """Key in our commitInfo: a checksum, version, time, summary, and how many lines the entry has."""
 

@@ -22,10 +22,10 @@ from pondfs.store.check.files import CHECK_COLUMNS
 from pondfs.store.check.point import take_point
 from pondfs.store.check.tree import Tree
 from pondfs.store.checkpoint import write_checkpoint
-from pondfs.store.deltalog import read_snapshot
+from pondfs.store.deltalog import PRUNED, read_snapshot
 from pondfs.store.history import History
 from pondfs.store.journal import Journal
-from pondfs.store.prune_swap import PRUNED, append_only_entry
+from pondfs.store.prune_swap import append_only_entry
 from pondfs.store.repair import repair_store
 from pondfs.store.scan import read_rows
 from tests.unit.store import damage
@@ -423,6 +423,22 @@ def test_what_an_earlier_pondfs_pruned(pond: Path) -> None:
     assert report.findings == ()
     (note,) = report.notes
     assert note.startswith("versions 1 to 2 are not there: an earlier pondfs pruned")
+    # The next commit leaves the mark: from there on none may be missing.
+    store = open_pond(pond)
+    for _ in range(3):
+        damage.add(store, [update(A, attr(size=6))])
+    store.close()
+    assert read_snapshot(os.fspath(pond / "_delta_log")).txns[PRUNED]["version"] == 4
+    report = check_store(pond)
+    assert (report.findings, report.notes) == ((), [])
+    number = max(int(entry.stem) for entry in (pond / "_delta_log").glob("*.json"))
+    damage.edit_entry(pond, number - 1, lambda actions: [a for a in actions if "add" not in a])
+    (finding,) = check_store(pond).findings
+    assert "version 6 is missing" in finding.message
+
+
+def test_a_new_pond_has_the_mark(pond: Path) -> None:
+    assert read_snapshot(os.fspath(pond / "_delta_log")).txns[PRUNED]["version"] == 0
 
 
 def test_what_is_no_finding(pond: Path) -> None:
