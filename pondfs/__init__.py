@@ -3,8 +3,8 @@
 The root holds the nouns; each folder holds one outside dependency; ``mount`` joins them:
 
 - ``errors`` ``logs``: what can go wrong, and how it is told; ``confine``: what the daemon gives up
-- ``node`` ``entry`` ``extent`` ``oplog`` ``change`` ``when`` ``retention`` ``figures``
-  ``histogram``: the words of the system, no I/O
+- ``node`` ``entry`` ``extent`` ``oplog`` ``change`` ``when`` ``retention`` ``xattrs``
+  ``figures`` ``histogram``: the words of the system, no I/O
 - ``interfaces``: what the layers need of each other
 - ``store``: deltalake and pyarrow; bytes become rows, rows become a durable commit
 - ``vfs``: trio; the live tree, what is pending, and the committer

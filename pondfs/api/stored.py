@@ -36,7 +36,7 @@ class StoredBackend:
         """
         from pondfs.store import open_reader
         from pondfs.store.tree import StoredTree
-        from pondfs.vfs.nodes import decode_xattrs
+        from pondfs.xattrs import decode_xattrs
 
         opened = open_reader(store)
         try:

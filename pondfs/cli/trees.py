@@ -177,7 +177,7 @@ def _open_stored(place: Place, at: str | None) -> Tree:
     version = None if at is None else resolve_versions(place, at)[0]
     from pondfs.store import open_reader
     from pondfs.store.tree import StoredTree
-    from pondfs.vfs.nodes import decode_xattrs
+    from pondfs.xattrs import decode_xattrs
 
     store = open_reader(place.store)
     try:

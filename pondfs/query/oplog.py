@@ -228,9 +228,9 @@ def bounds(stats: str) -> pc.Expression:
     """Return what the Delta statistics of a data file promise of all its rows."""
     promise: pc.Expression = pc.field(PENDING) == pc.scalar(False)
     parsed = json.loads(stats) if stats else {}
-    low, high = parsed.get("minValues", {}), parsed.get("maxValues", {})
+    low, high = parsed.get("minValues") or {}, parsed.get("maxValues") or {}
     for name in STATISTICS:
-        if name in low and name in high:
+        if low.get(name) is not None and high.get(name) is not None:
             column = pc.field(name)
             kind = SCHEMA.field(name).type
             promise &= (column >= _value(low[name], kind)) & (column <= _value(high[name], kind))

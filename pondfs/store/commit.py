@@ -32,6 +32,7 @@ from pondfs.store.content import DataFile
 from pondfs.store.datafile import unlink_quietly
 from pondfs.store.deltalog import (
     APP_ID,
+    PRUNED,
     Action,
     BadEntryError,
     check_protocol,
@@ -47,10 +48,17 @@ from pondfs.store.rows import summary_facts
 NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 
 
-def entry(cut: Cut, files: Iterable[DataFile], first_version: Version | None = None) -> bytes:
+def entry(
+    cut: Cut,
+    files: Iterable[DataFile],
+    first_version: Version | None = None,
+    *,
+    marks: bool = False,
+) -> bytes:
     """Return the log entry that makes *files* part of the table as the cut's version.
 
-    With *first_version* they hold the versions from that one up to the cut's.
+    With *first_version* they hold the versions from that one up to the cut's. One that *marks* says
+    that versions before may have been pruned, from now on none may be missing without a prune.
     """
     now_ms = time.time_ns() // 1_000_000
     # What `log` shows, so that it need not open data files.
@@ -72,6 +80,9 @@ def entry(cut: Cut, files: Iterable[DataFile], first_version: Version | None = N
     actions: list[Action] = [
         {"txn": {"appId": APP_ID, "version": cut.version, "lastUpdated": now_ms}},
     ]
+    if marks:
+        before = (cut.version if first_version is None else first_version) - 1
+        actions.append({"txn": {"appId": PRUNED, "version": before, "lastUpdated": now_ms}})
     actions.extend({"add": add_action(file)} for file in files)
     return encode_entry(info, facts, actions)
 

@@ -81,8 +81,8 @@ class DataFile:
         self.stats = stats
         self.modified_ms = modified_ms
         parsed = json.loads(stats) if stats else {}
-        self.min_version = int(parsed.get("minValues", {}).get("version", 0))
-        self.max_version = int(parsed.get("maxValues", {}).get("version", UNKNOWN_VERSION))
+        self.min_version = int((parsed.get("minValues") or {}).get("version") or 0)
+        self.max_version = int((parsed.get("maxValues") or {}).get("version") or UNKNOWN_VERSION)
         self.row_count: int | None = parsed.get("numRecords")
         self.handle: Handle | None = None
         self.held: Handle | None = None

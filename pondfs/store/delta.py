@@ -20,7 +20,7 @@ from pondfs.store import commit, journal, prune_swap, table
 from pondfs.store.compact import choose_small
 from pondfs.store.content import ContentReader, DataFile
 from pondfs.store.datafile import Run, unlink_quietly, write_runs
-from pondfs.store.deltalog import LOG_DIR, Snapshot, read_snapshot
+from pondfs.store.deltalog import LOG_DIR, PRUNED, Snapshot, read_snapshot
 from pondfs.store.equality import same_bytes
 from pondfs.store.existence import is_directory, is_there
 from pondfs.store.faults import fault
@@ -102,7 +102,11 @@ class DeltaStore:
 
     def _use(self, snapshot: Snapshot) -> None:
         self._publisher = Publisher(
-            self._log_dir, self._log_fd, snapshot.version + 1, snapshot.metadata["schemaString"]
+            self._log_dir,
+            self._log_fd,
+            snapshot.version + 1,
+            snapshot.metadata["schemaString"],
+            has_mark=PRUNED in snapshot.txns,
         )
         self._version = snapshot.pond_version
         self._files = data_files(self.path, snapshot)

@@ -9,6 +9,7 @@ checkpoint layouts) it refuses, it never guesses.
 Source: Delta transaction log protocol, "Delta Log Entries", "Checkpoints", "Actions".
 """
 
+import errno
 import json
 import logging
 import os
@@ -21,6 +22,7 @@ from urllib.parse import unquote
 from zlib_ng.zlib_ng import crc32
 
 from pondfs.errors import NotAPond, StoreDamaged
+from pondfs.store.existence import open_plain
 from pondfs.store.tombstones import Action as Action
 from pondfs.store.tombstones import Tombstones
 
@@ -28,6 +30,10 @@ log = logging.getLogger("pondfs.store")
 
 LOG_DIR = "_delta_log"
 APP_ID = "pondfs"
+PRUNED = f"{APP_ID}:pruned"
+"""A ``txn`` action of this application names the newest version that a prune knew: up to it
+versions may be missing, after it none may. Checkpoints carry it along, as any such action."""
+
 FACTS = "pondfs"
 """Key in our commitInfo: a checksum, version, time, summary, and how many lines the entry has."""
 
@@ -188,9 +194,13 @@ def list_log(log_dir: str) -> tuple[list[int], list[int]]:
 def find_last_checkpoint(log_dir: str) -> int | None:
     """Return the checkpoint that ``_last_checkpoint`` names; None when it names none."""
     try:
-        with open(os.path.join(log_dir, LAST_CHECKPOINT), "rb") as file:
+        with open(os.path.join(log_dir, LAST_CHECKPOINT), "rb", opener=open_plain) as file:
             return int(json.loads(file.read())["version"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
         return None
 
 
@@ -200,7 +210,7 @@ def read_entry(log_dir: str, version: int) -> list[Action]:
     Raises: BadEntryError when it is not; OSError as the disk says (a disk that cannot be read is no
         reason to call the entry bad).
     """
-    with open(os.path.join(log_dir, entry_name(version)), "rb") as file:
+    with open(os.path.join(log_dir, entry_name(version)), "rb", opener=open_plain) as file:
         return decode_entry(file.read())
 
 
@@ -298,6 +308,10 @@ _FIELDS: dict[str, dict[str, type]] = {
 """What we take from actions without asking whether it is there; the protocol demands all of it."""
 
 
+_BOUNDS: dict[str, type] = {"version": int, "part_id": str, "node_id": str}
+"""Columns by whose least and greatest values readers skip data files."""
+
+
 def _is_action(action: Any) -> bool:
     """Return whether this may be a line of a log entry, whoever wrote it."""
     if not isinstance(action, dict) or not all(isinstance(b, dict) for b in action.values()):
@@ -313,11 +327,13 @@ def _has_stats(add: Action) -> bool:
     """Return whether a data file's statistics, if it has any, can be read."""
     try:
         stats = json.loads(add.get("stats") or "{}")
-        bounds = [stats.get(name) or {} for name in ("minValues", "maxValues")]
-        numbers = [stats.get("numRecords"), *(bound.get("version") for bound in bounds)]
+        told: list[tuple[Any, type]] = [(stats.get("numRecords"), int)]
+        for name in ("minValues", "maxValues"):
+            bounds = stats.get(name) or {}
+            told += [(bounds.get(column), kind) for column, kind in _BOUNDS.items()]
     except (TypeError, ValueError, AttributeError, RecursionError):
         return False
-    return all(number is None or isinstance(number, int) for number in numbers)
+    return all(value is None or isinstance(value, kind) for value, kind in told)
 
 
 class _ChangedError(Exception):
@@ -427,7 +443,7 @@ def read_checkpoint(path: str, name: str) -> Snapshot:
     from pondfs.store.seal import check_body, find_seal
 
     try:
-        with open(path, "rb") as raw:
+        with open(path, "rb", opener=open_plain) as raw:
             data = raw.read()
         seal = find_seal(lambda at, length: data[at : at + length], len(data), name)
         if seal is not None:

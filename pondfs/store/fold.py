@@ -8,7 +8,7 @@ Later rows win, in the order of (version, seq):
   first clips all earlier extents of its node to below that offset (its own content counts after);
   at the end everything is clipped to the node's size;
 - nodes without a name and with nlink 0 (open and unlinked when their bytes were staged) are not
-  part of the tree.
+  part of the tree, the root aside.
 
 Rows are laid over an image of what was before them, which at first is empty.
 """
@@ -128,6 +128,8 @@ def fold_nodes(rows: History, base: Columns, entry_rows: Ints, gone: Ints) -> tu
         named = [rows.node[entry_rows]]
         if len(base.ids):
             named.append(base.ids[np.delete(base.entry_nodes, gone)])
+        # The root has no name, whatever its count of links says.
+        named.append(np.array([ROOT]))
         live &= ~nameless | np.isin(rows.node[last], np.concatenate(named))
     return last[live], rows.node[last[~live]]
 

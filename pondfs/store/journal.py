@@ -17,6 +17,7 @@ without a gap, and a version is appended once only.
 Source: "Atomic Commit" and WAL of SQLite, for writing over a log that is done with.
 """
 
+import errno
 import json
 import os
 import struct
@@ -34,6 +35,7 @@ from pondfs.node import Version
 from pondfs.oplog import Cut, Row, Summary
 from pondfs.store.batch import BATCH, encode_batch
 from pondfs.store.datafile import unlink_quietly
+from pondfs.store.existence import open_plain
 from pondfs.store.faults import fault
 from pondfs.store.lock import acting_as, find_owner, open_own
 from pondfs.store.row_tables import decode
@@ -158,10 +160,14 @@ def load(store: str, table_id: str, after: Version) -> Found:
     Raises: OSError as the disk says; StoreDamaged when a record is whole and makes no rows.
     """
     try:
-        with open(journal_path(store), "rb") as file:
+        with open(journal_path(store), "rb", opener=open_plain) as file:
             data = memoryview(file.read())
     except FileNotFoundError:
         return Found([])
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise StoreDamaged(f"{journal_path(store)}: {error.strerror}") from None
     table = uuid.UUID(table_id).bytes
     cuts: list[Cut] = []
     at, version = 0, 0

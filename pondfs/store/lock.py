@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pondfs.errors import NotPermitted, PondLocked
+from pondfs.store.existence import NO_FILE, open_plain
 
 LOCK_FILE = "lock"
 READERS_FILE = "readers"
@@ -79,7 +80,7 @@ class ReaderLock:
     def __init__(self, pond_dir: str) -> None:
         self._fd = -1
         try:
-            self._fd = os.open(os.path.join(pond_dir, READERS_FILE), os.O_RDONLY | os.O_CLOEXEC)
+            self._fd = open_plain(os.path.join(pond_dir, READERS_FILE), os.O_RDONLY)
         except OSError:
             return
         # Waits while a writer removes files, which is short.
@@ -181,7 +182,7 @@ def _open_of_root(path: str, flags: int) -> int:
 
 
 def _no_file(path: str) -> OSError:
-    return OSError(errno.ELOOP, "it is no file of this pond: look at it, and move it away", path)
+    return OSError(errno.ELOOP, NO_FILE, path)
 
 
 def find_owner(store: str) -> Owner | None:
@@ -255,7 +256,7 @@ for _call in (_libc.setfsuid, _libc.setfsgid):
 def find_holder(pond_dir: str) -> dict[str, object] | None:
     """Return what the lock file says of its holder; None when it says nothing."""
     try:
-        with open(os.path.join(pond_dir, LOCK_FILE), "rb") as file:
+        with open(os.path.join(pond_dir, LOCK_FILE), "rb", opener=open_plain) as file:
             holder = json.loads(file.read())
     except (OSError, ValueError):
         return None

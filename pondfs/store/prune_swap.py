@@ -37,8 +37,8 @@ from pondfs.node import Version
 from pondfs.store.commit import add_action
 from pondfs.store.content import DataFile
 from pondfs.store.deltalog import (
-    APP_ID,
     LOG_DIR,
+    PRUNED,
     Action,
     BadHeadError,
     Snapshot,
@@ -61,10 +61,6 @@ from pondfs.store.tags import tags_of
 log = logging.getLogger("pondfs.store")
 
 APPEND_ONLY = "delta.appendOnly"
-
-PRUNED = f"{APP_ID}:pruned"
-"""A ``txn`` action of this application names the newest version that a prune knew: up to it
-versions may be missing, after it none may. Checkpoints carry it along, as any such action."""
 
 GRACE_S = 600.0
 """How long files stay after a compaction: time enough for a query of another program, which has
@@ -334,6 +330,11 @@ def _exchange(request: Request, snapshot: Snapshot, foreign: list[Action]) -> li
 def pruned_up_to(snapshot: Snapshot) -> Version:
     """Return the newest version that any prune knew; 0 when there never was one."""
     return Version(int(snapshot.txns.get(PRUNED, {}).get("version", 0)))
+
+
+def has_mark(snapshot: Snapshot) -> bool:
+    """Return whether `pruned_up_to` is known: an earlier pondfs pruned and left no mark."""
+    return PRUNED in snapshot.txns
 
 
 def append_only_entry(metadata: Action) -> bytes:

@@ -39,8 +39,18 @@ class Publisher:
         next_entry: the log entry the next commit will want.
     """
 
-    def __init__(self, log_dir: str, log_fd: int, next_entry: int, schema_string: str) -> None:
+    def __init__(
+        self,
+        log_dir: str,
+        log_fd: int,
+        next_entry: int,
+        schema_string: str,
+        *,
+        has_mark: bool = True,
+    ) -> None:
         self.next_entry = next_entry
+        # Whether the log says up to where versions may be missing; else the next commit does.
+        self._has_mark = has_mark
         self._log_dir = log_dir
         self._log_fd = log_fd
         self._schema_string = schema_string
@@ -67,7 +77,9 @@ class Publisher:
         if settled is not None:
             return settled
         settled = write()
-        data = commit.entry(cut, [*cut.staged, settled.file], first_version)
+        data = commit.entry(
+            cut, [*cut.staged, settled.file], first_version, marks=not self._has_mark
+        )
         try:
             while True:
                 self._open_attempt = Attempt(cut, settled, self.next_entry)
@@ -80,6 +92,7 @@ class Publisher:
             self._settle_attempt()
             raise
         self._open_attempt = None
+        self._has_mark = True
         self.next_entry += 1
         return settled
 
@@ -171,6 +184,7 @@ class Publisher:
         fsync_path(os.path.join(self._log_dir, entry_name(attempt.number)))
         os.fsync(self._log_fd)
         self._open_attempt = None
+        self._has_mark = True
         self.next_entry = attempt.number + 1
         return attempt.settled
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 from zlib_ng.zlib_ng import crc32
 
 from pondfs.store.datafile import unlink_quietly
+from pondfs.store.existence import open_plain
 from pondfs.store.faults import fault
 from pondfs.store.lock import open_own
 
@@ -54,7 +55,7 @@ def map_records(path: str, kind: Kind) -> tuple[mmap.mmap, Iterator[pa.Table]]:
 
     Raises: FileNotFoundError; one of `TROUBLE`, also while going through the tables.
     """
-    with open(path, "rb", buffering=0) as raw:
+    with open(path, "rb", buffering=0, opener=open_plain) as raw:
         fd = os.dup(raw.fileno())
         try:
             mapped = mmap.mmap(fd, 0, access=mmap.ACCESS_READ)

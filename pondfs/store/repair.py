@@ -27,7 +27,7 @@ from pondfs.store.delta import DeltaStore
 from pondfs.store.deltalog import LOG_DIR, checkpoint_name
 from pondfs.store.faults import fault
 from pondfs.store.lock import ReaderLock
-from pondfs.store.repair_plan import Plan, make_plan
+from pondfs.store.repair_plan import OPENING, Plan, make_plan
 from pondfs.store.table import POND_DIR
 
 _MOST_TOLD = 2
@@ -85,9 +85,12 @@ def _mend(path: str, plan: Plan, progress: Progress) -> Version | None:
         # Opening took over what a crash left, so the tree may be another than it was a moment ago.
         report, tree = examine(path, data=False, at=None, progress=progress)
         if report.verdict == DAMAGED:
+            # The rest is not done: only what opening did.
+            plan.actions = [action for action in plan.actions if action in OPENING.values()]
             return None
         late = make_plan(report, tree)
-        plan.actions += [action for action in late.actions if action not in plan.actions]
+        known = set(plan.actions)
+        plan.actions += [action for action in late.actions if action not in known]
         caches = {*plan.caches, *late.caches}
         for name in caches:
             unlink_quietly(os.path.join(path, POND_DIR, name))

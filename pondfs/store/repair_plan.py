@@ -23,7 +23,7 @@ LOST_AND_FOUND = b"lost+found"
 _LOST_MODE = stat.S_IFDIR | 0o700
 _CACHES = {"saved-image": "image", "cached-rows": "rows"}
 _CHECKPOINTS = ("log-checkpoint-readable", "log-last-checkpoint")
-_OPENING = {
+OPENING = {
     "log-head": "set the newest log entry aside",
     "log-append-only": "set delta.appendOnly again",
 }
@@ -58,7 +58,7 @@ def make_plan(report: Report, tree: Tree | None) -> Plan:
     if report.verdict == DAMAGED or not report.findings:
         return plan
     found = dict.fromkeys(finding.invariant for finding in report.findings)
-    plan.actions += [action for name, action in _OPENING.items() if name in found]
+    plan.actions += [action for name, action in OPENING.items() if name in found]
     if tree is not None:
         _TreePlan(tree, plan).make()
     for tag in report.loose_tags:

@@ -296,17 +296,21 @@ def _missing_files(store: str, snapshot: Snapshot) -> dict[str, str]:
     """Return the active files that are missing or of another size, and what is wrong."""
     bad: dict[str, str] = {}
     for name, add in snapshot.adds.items():
-        try:
-            # A symlink is none of ours, and might lead to what its maker can't read.
-            found = os.lstat(os.path.join(store, name))
-        except FileNotFoundError:
-            bad[name] = "is missing"
-            continue
-        if not stat.S_ISREG(found.st_mode):
-            bad[name] = "is no regular file"
-        elif found.st_size != add["size"]:
-            bad[name] = f"has {found.st_size} bytes instead of {add['size']}"
+        if how := what_is_missing(os.path.join(store, name), add["size"]):
+            bad[name] = how
     return bad
+
+
+def what_is_missing(path: str, size: int) -> str:
+    """Return how a data file is not there; "" when it is, with the size it should have."""
+    try:
+        # A symlink is none of ours, and might lead to what its maker can't read.
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return "is missing"
+    if not stat.S_ISREG(found.st_mode):
+        return "is no regular file"
+    return "" if found.st_size == size else f"has {found.st_size} bytes instead of {size}"
 
 
 def _lost(store: str, name: str, how: str) -> StoreDamaged:

@@ -17,9 +17,9 @@ from pondfs.node import FILE_TYPES, MAX_FILE_SIZE, PAST, ROOT, NodeId, Version
 from pondfs.oplog import Row
 from pondfs.vfs import offload
 from pondfs.vfs.follow import Changed, Layer
-from pondfs.vfs.nodes import decode_xattrs
 from pondfs.vfs.restore import Outcome
 from pondfs.vfs.vfs import Vfs
+from pondfs.xattrs import decode_xattrs
 
 
 async def apply(vfs: Vfs, base: Version, files: Sequence[str], message: str) -> Outcome:

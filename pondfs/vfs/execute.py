@@ -15,9 +15,10 @@ from pondfs.interfaces import Tree
 from pondfs.node import NodeId, Version
 from pondfs.vfs import offload
 from pondfs.vfs.base import Stale, now_ns
-from pondfs.vfs.nodes import Node, decode_xattrs
+from pondfs.vfs.nodes import Node
 from pondfs.vfs.past import NAME
 from pondfs.vfs.plan import Made, Plan, Put, show
+from pondfs.xattrs import decode_xattrs
 
 if TYPE_CHECKING:
     from pondfs.vfs.vfs import Vfs

@@ -23,8 +23,9 @@ from pondfs.node import PAST, ROOT, NodeId
 from pondfs.oplog import Row
 from pondfs.vfs import offload
 from pondfs.vfs.base import Stale
-from pondfs.vfs.nodes import Node, decode_xattrs
+from pondfs.vfs.nodes import Node
 from pondfs.vfs.vfs import Vfs
+from pondfs.xattrs import decode_xattrs
 
 log = logging.getLogger("pondfs.follow")
 

@@ -32,7 +32,8 @@ from pondfs.extent import Extent, ExtentMap
 from pondfs.interfaces import Lives, PastContent, PastName, Store, Tree
 from pondfs.node import PAST, ROOT, NodeId, Version
 from pondfs.vfs import acl, offload
-from pondfs.vfs.nodes import Node, NodeTable, decode_xattrs
+from pondfs.vfs.nodes import Node, NodeTable
+from pondfs.xattrs import decode_xattrs
 
 log = logging.getLogger("pondfs.past")
 

@@ -32,7 +32,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = damage.make_pond(tmp_path_factory.mktemp("repair") / "pond")
     rows(link(99, b"ghost"), update(77, attr(), part=D), update(A, attr(size=6, nlink=5)))(path)
     damage.loose_tag(path)
-    damage.wrong_image(path)
+    damage.wrong_image("nlink", [1])(path)
     damage.dangling_last_checkpoint(path)
     return path
 

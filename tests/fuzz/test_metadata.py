@@ -17,7 +17,7 @@ from pondfs.node import ROOT, NodeId
 from pondfs.oplog import info_from_facts
 from pondfs.store.fold import load_image
 from pondfs.store.rows import commit_row
-from pondfs.vfs.nodes import decode_xattrs, encode_xattrs
+from pondfs.xattrs import decode_xattrs, encode_xattrs
 from tests.campaign import Campaign
 from tests.fuzz.settings import fuzzing
 from tests.unit.store.support import as_file, file_row, make_cut, new_reader, root_row

@@ -11,7 +11,7 @@ from pondfs.node import Version
 from pondfs.store.check import caches, data, extents, files, log, point, tree, versions
 from pondfs.store.check.affected import lost_paths
 from pondfs.store.check.data import Progress
-from pondfs.store.check.hash import hash_tree
+from pondfs.store.check.hash import MOST_HOLE_BYTES, hash_tree, hole_bytes
 from pondfs.store.check.point import Point
 from pondfs.store.check.report import DAMAGED, INVARIANTS, Report
 from pondfs.store.check.tree import Tree
@@ -22,7 +22,7 @@ from pondfs.store.history import History
 from pondfs.store.image import EMPTY, TableImage
 from pondfs.store.lock import ReaderLock
 from pondfs.store.memory import release_memory
-from pondfs.store.prune_swap import pruned_up_to
+from pondfs.store.prune_swap import has_mark, pruned_up_to
 from pondfs.store.scan import Scan
 from pondfs.store.table import POND_DIR
 from pondfs.store.tags import tags_of
@@ -74,6 +74,7 @@ def examine(
     report.add(
         log.checkpoints_agree(walk),
         log.checkpoints_are_readable(walk),
+        log.nobody_took_rows(walk),
         log.last_checkpoint_is_there(where.log_dir),
         log.only_appends(where.log_dir, where.snapshot),
         caches.journal_is_whole(path, report.notes),
@@ -117,6 +118,8 @@ def _check_rows(
     if not report.add(versions.rows_have_ids(rows)):
         return None
     pruned = max(walk.pruned, pruned_up_to(where.snapshot))
+    if not (pruned or has_mark(where.snapshot) or walk.tells_all):
+        pruned = versions.note_gaps(rows, report.version, lost, report.notes)
     report.add(
         versions.rows_have_an_order(rows),
         versions.rows_have_a_shape(rows),
@@ -152,6 +155,8 @@ def _check_tree(
         tree.links_are_counted(found),
         tree.modes_have_types(found),
         tree.types_agree(found),
+        tree.devices_have_numbers(found),
+        tree.extended_attributes_can_be_read(found),
         extents.sizes_can_be(found),
         extents.extents_are_inside(found),
     )
@@ -189,4 +194,9 @@ def _check_data(
     is_tree = all(INVARIANTS[each.invariant].family != "tree" for each in report.findings)
     if image is None or report.verdict == DAMAGED or not is_tree:
         return  # a directory inside itself has no end
+    if hole_bytes(image) > MOST_HOLE_BYTES:
+        report.notes.append(
+            f"no hash was made, as the files have {hole_bytes(image) >> 40:,} TiB of holes"
+        )
+        return
     report.tree_hash = hash_tree(image, reader, progress)

@@ -1,8 +1,6 @@
 """The data files: that they are there, can be read, and are as the log says."""
 
 import json
-import os
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -13,20 +11,10 @@ from pondfs.errors import StoreDamaged
 from pondfs.store.check.report import Wrong, invariant
 from pondfs.store.content import UNKNOWN_VERSION, DataFile
 from pondfs.store.scan import FOLD_COLUMNS, Scan, read_rows
+from pondfs.store.table import what_is_missing
 from pondfs.store.tree import shown
 
 CHECK_COLUMNS = (*FOLD_COLUMNS, "file_type")
-
-
-def what_is_missing(file: DataFile) -> str:
-    """Return how a data file is not there; "" when it is, with its size."""
-    try:
-        found = os.stat(file.path)
-    except FileNotFoundError:
-        return "is missing"
-    if not stat.S_ISREG(found.st_mode):
-        return "is no file"
-    return "" if found.st_size == file.size else f"has {found.st_size} bytes, not {file.size}"
 
 
 def read_all_rows(
@@ -36,7 +24,7 @@ def read_all_rows(
 
     Returns: the rows; the files they are of; and the others, with what is wrong with what is there.
     """
-    bad = {file: "" for file in files if what_is_missing(file)}
+    bad = {file: "" for file in files if what_is_missing(file.path, file.size)}
     good = [file for file in files if file not in bad]
     try:
         return read_rows(good, CHECK_COLUMNS), good, bad
@@ -59,7 +47,7 @@ Paths = Mapping[str, tuple[bytes, ...]]
 def files_are_there(files: Sequence[DataFile], paths: Paths) -> Iterator[Wrong]:
     """Every data file that the log names is there, with the size it says."""
     for file in files:
-        if how := what_is_missing(file):
+        if how := what_is_missing(file.path, file.size):
             yield _lost(file, how, paths)
 
 
@@ -113,9 +101,9 @@ def _beyond_bounds(file: DataFile, rows: pa.Table) -> str:
     if file.row_count is not None and file.row_count != count:
         return f"{count} rows, not {file.row_count}"
     said = json.loads(file.stats) if file.stats and count else {}
-    lows, highs = said.get("minValues", {}), said.get("maxValues", {})
+    lows, highs = said.get("minValues") or {}, said.get("maxValues") or {}
     for name in ("version", "part_id", "node_id"):
-        if name not in lows or name not in highs:
+        if lows.get(name) is None or highs.get(name) is None:
             continue
         bounds = pc.min_max(rows[name])
         low, high = bounds["min"].as_py(), bounds["max"].as_py()

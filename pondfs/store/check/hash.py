@@ -5,23 +5,30 @@ of any directory. It is made of what programs see and copies keep: not of node i
 and ctime, nor of how bytes lie in files (holes are zeros).
 """
 
-import base64
 import hashlib
-import json
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from pondfs.node import FILE_TYPES, ROOT, NodeId
 from pondfs.store.check.data import Progress
 from pondfs.store.content import ContentReader
 from pondfs.store.image import TableImage
+from pondfs.xattrs import decode_xattrs
 
 HEAD = b"pond tree 1\n"
 """What is hashed first; another number comes when it is made of something else."""
 
 _PIECE_BYTES = 1 << 20
-_TELL_EVERY = 256
+_TELL_EVERY_BYTES = 64 << 20
+_RECORD_BYTES = 64 << 10
+"""What a path counts for in the progress, beside its bytes."""
+
+MOST_HOLE_BYTES = 1 << 40
+"""Of trees with more of nothing in their files there is no hash: it would take ten minutes and more
+for each TiB.
+"""
 _ZEROS = bytes(_PIECE_BYTES)
 
 
@@ -31,12 +38,21 @@ def hash_tree(image: TableImage, reader: ContentReader, progress: Progress) -> s
     Raises: StoreDamaged, OSError.
     """
     whole = hashlib.sha256(HEAD)
-    hasher = _Hasher(image, reader)
-    for number, record in enumerate(hasher.records()):
+    for record in _Hasher(image, reader, progress).records():
         whole.update(record)
-        if number % _TELL_EVERY == 0:
-            progress("hashing the tree", number / image.node_count)
     return whole.hexdigest()
+
+
+def hole_bytes(image: TableImage) -> int:
+    """Return how many bytes of the files are in holes."""
+    columns = image.columns
+    sizes, allocated = (column[_is_file(image)] for column in (columns.size, columns.allocated))
+    # Each by itself: their sum may not fit into 64 bits.
+    return sum(map(int, sizes.tolist())) - sum(map(int, allocated.tolist()))
+
+
+def _is_file(image: TableImage) -> Any:
+    return (image.columns.mode & 0o170000) == stat.S_IFREG
 
 
 def field(data: bytes) -> bytes:
@@ -50,7 +66,11 @@ def record_of(fields: Iterable[bytes]) -> bytes:
 
 
 class _Hasher:
-    def __init__(self, image: TableImage, reader: ContentReader) -> None:
+    def __init__(self, image: TableImage, reader: ContentReader, progress: Progress) -> None:
+        self._progress = progress
+        sizes = sum(image.columns.size[_is_file(image)].tolist())
+        self._whole_bytes = sizes + image.node_count * _RECORD_BYTES
+        self._done_bytes = self._told_bytes = 0
         self._image = image
         self._reader = reader
         self._buffer = memoryview(bytearray(_PIECE_BYTES))
@@ -64,6 +84,7 @@ class _Hasher:
         while todo:
             path, place = todo.pop()
             yield record_of(self._fields(path, place))
+            self._tell(_RECORD_BYTES)
             if not stat.S_ISDIR(self._image.columns.mode.item(place)):
                 continue
             children = self._image.entries_at(place)
@@ -95,34 +116,36 @@ class _Hasher:
             yield node.target or b""
         elif kind in (stat.S_IFBLK, stat.S_IFCHR):
             yield b"%d:%d" % (os.major(rdev), os.minor(rdev))
-        for name, value in sorted(xattrs_of(node.metadata).items()):
+        for name, value in sorted((decode_xattrs(node.metadata) or {}).items()):
             yield name
             yield value
+
+    def _tell(self, count: int) -> None:
+        """Say that so many bytes more are done, now and then."""
+        self._done_bytes += count
+        if self._done_bytes - self._told_bytes >= _TELL_EVERY_BYTES:
+            self._told_bytes = self._done_bytes
+            # A second name of a file counts for more than it was expected to.
+            share = min(1.0, self._done_bytes / self._whole_bytes)
+            self._progress("hashing the tree", share)
 
     def _content(self, node_id: NodeId, size: int) -> str:
         """Return the SHA-256 of a file's bytes."""
         found = hashlib.sha256()
         at = 0
         for extent in self._image.load_extents(node_id):
-            _update_zeros(found, extent.offset - at)
+            self._update_zeros(found, extent.offset - at)
             for done in range(0, extent.length, _PIECE_BYTES):
                 part = self._buffer[: min(_PIECE_BYTES, extent.length - done)]
                 self._reader.read(extent.content, extent.skip + done, part)
                 found.update(part)
+                self._tell(len(part))
             at = extent.offset + extent.length
-        _update_zeros(found, size - at)
+        self._update_zeros(found, size - at)
         return found.hexdigest()
 
-
-def _update_zeros(found: "hashlib._Hash", count: int) -> None:
-    for done in range(0, count, _PIECE_BYTES):
-        found.update(_ZEROS[: min(_PIECE_BYTES, count - done)])
-
-
-def xattrs_of(metadata: str | None) -> dict[bytes, bytes]:
-    """Return the extended attributes that a row's ``metadata`` holds."""
-    record = json.loads(metadata) if metadata else {}
-    found = {name.encode(): value for name, value in record.get("xattrs", {}).items()}
-    for name, value in record.get("xattrs_b64", {}).items():
-        found[base64.b64decode(name)] = value
-    return {name: base64.b64decode(value) for name, value in found.items()}
+    def _update_zeros(self, found: "hashlib._Hash", count: int) -> None:
+        for done in range(0, count, _PIECE_BYTES):
+            part = _ZEROS[: min(_PIECE_BYTES, count - done)]
+            found.update(part)
+            self._tell(len(part))

@@ -4,6 +4,7 @@ One pass over all that is there, oldest first, which replays the entries; invari
 what it met. The log may be cleaned up meanwhile: what is gone when it is to be read was needless.
 """
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 
 from pondfs.errors import StoreDamaged
 from pondfs.node import Version
+from pondfs.store.check.point import read_whole
 from pondfs.store.check.report import Wrong, invariant
 from pondfs.store.deltalog import (
     APP_ID,
@@ -25,13 +27,14 @@ from pondfs.store.deltalog import (
     list_log,
     read_checkpoint,
     read_entry,
-    read_snapshot,
 )
 from pondfs.store.prune_swap import is_append_only
 from pondfs.store.tags import is_taken_off
 
 _LOOKS = 20
 _LOOK_AGAIN_S = 0.05
+_PRUNE_S = 30.0
+"""How long a prune may take between its entry and the next, on a slow disk."""
 
 
 @dataclass(slots=True)
@@ -44,8 +47,11 @@ class LogWalk:
         differing: checkpoints that do not say what the entries before them do, and what differs.
         unreadable: checkpoints that can't be read, and why.
         jumps: entries whose versions do not follow those of the entry before: what is wrong.
+        taken: entries with which another program took out rows, and the data files they were in.
         pruned: the newest version that the newest prune knew; 0 without one.
         newest: the newest entry.
+        tells_all: whether all entries from the first on were read, so that no prune can have been
+            missed.
     """
 
     log_dir: str
@@ -53,8 +59,10 @@ class LogWalk:
     differing: dict[int, str] = field(default_factory=dict)
     unreadable: dict[int, str] = field(default_factory=dict)
     jumps: list[str] = field(default_factory=list)
+    taken: dict[int, list[str]] = field(default_factory=dict)
     pruned: Version = Version(0)  # noqa: RUF009  a number
     newest: int = -1
+    tells_all: bool = False
     _coming: int = 0  # the version that the next entry should have; 0: nobody knows
 
 
@@ -63,6 +71,7 @@ def walk_log(log_dir: str) -> LogWalk:
     walk = LogWalk(log_dir)
     entries, checkpoints = list_log(log_dir)
     walk.newest = max(entries, default=-1)
+    walk.tells_all = bool(entries) and entries == list(range(len(entries)))
     has_entry, has_checkpoint = set(entries), set(checkpoints)
     # The table as the entries up to here make it; None while an entry is missing before it.
     state: Snapshot | None = None
@@ -83,12 +92,17 @@ def _step(walk: LogWalk, state: Snapshot | None, number: int) -> Snapshot | None
         actions = read_entry(walk.log_dir, number)
     except FileNotFoundError:
         walk._coming = 0
+        walk.tells_all = False
         return None
     except BadEntryError as error:
         walk.bad[number] = str(error)
         walk._coming = 0
+        # One that a crash cut off told nobody to prune.
+        walk.tells_all = walk.tells_all and number == walk.newest
         return None
     _note_versions(walk, number, actions)
+    if taken := [name for action in actions for name in _taken_by(action)]:
+        walk.taken[number] = taken
     if number == 0:
         state = Snapshot()
     if state is None or number != state.version + 1:
@@ -118,6 +132,14 @@ def _note_versions(walk: LogWalk, number: int, actions: list[Action]) -> None:
             walk._coming = last + 1
 
 
+def _taken_by(action: Action) -> Iterator[str]:
+    """Yield the data file whose rows an action takes out of the table for good, if not ours."""
+    body = action.get("remove") or {"dataChange": False}
+    # A rewrite by whomever keeps the rows and says so; prunes and compactions of ours have a tag.
+    if body.get("dataChange", True) and "pondfs" not in (body.get("tags") or {}):
+        yield str(body["path"])
+
+
 def _compare(walk: LogWalk, state: Snapshot | None, number: int) -> Snapshot | None:
     """Hold a checkpoint against the entries; return what to go on from."""
     name = checkpoint_name(number)
@@ -145,9 +167,10 @@ def _difference(written: Snapshot, state: Snapshot) -> str:
     if more := written.adds.keys() - state.adds.keys():
         return f"data file {min(more)} is in it"
     for name, add in state.adds.items():
-        for key in ("size", "stats"):
-            if written.adds[name].get(key) != add.get(key):
-                return f"data file {name} has another {key} in it"
+        if written.adds[name].get("size") != add.get("size"):
+            return f"data file {name} has another size in it"
+        if not _same_stats(written.adds[name].get("stats"), add.get("stats")):
+            return f"data file {name} has other stats in it"
     if more := written.removes.keys() - state.removes.keys():
         return f"it removes data file {min(more)}"
     mine = {app: txn["version"] for app, txn in written.txns.items() if not is_taken_off(txn)}
@@ -158,6 +181,18 @@ def _difference(written: Snapshot, state: Snapshot) -> str:
         if written.metadata.get(key) != state.metadata.get(key):
             return f"the table's {key} is another in it"
     return ""
+
+
+def _same_stats(written: str | None, said: str | None) -> bool:
+    """Return whether a checkpoint's statistics are the entry's: it may leave them out, and other
+    programs write the same in their own way.
+    """
+    if written is None or written == said:
+        return True
+    try:
+        return bool(json.loads(written) == json.loads(said or "{}"))
+    except ValueError:
+        return False
 
 
 def note_covered(walk: LogWalk, snapshot: Snapshot, notes: list[str]) -> None:
@@ -193,6 +228,17 @@ def checkpoints_are_readable(walk: LogWalk) -> Iterator[Wrong]:
         )
 
 
+@invariant("log-removes")
+def nobody_took_rows(walk: LogWalk) -> Iterator[Wrong]:
+    """No log entry of another program takes rows out of the table."""
+    for number, names in walk.taken.items():
+        more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+        yield Wrong(
+            f"log entry {entry_name(number)} in {walk.log_dir}, of another program, took out the "
+            f"rows of data file {names[0]}{more}: restore the pond from a backup"
+        )
+
+
 @invariant("log-last-checkpoint", mend="writes a checkpoint, and names that")
 def last_checkpoint_is_there(log_dir: str) -> Iterator[Wrong]:
     """`_last_checkpoint`, if it is there, names a checkpoint that is there."""
@@ -218,13 +264,26 @@ def only_appends(log_dir: str, snapshot: Snapshot) -> Iterator[Wrong]:
     """The table allows nothing but appending (`delta.appendOnly`), except while a prune is put in
     place.
     """
-    for _ in range(_LOOKS):
-        if is_append_only(snapshot):
-            return
-        # A prune under way restores it with its next entry.
+    deadline_s = time.monotonic() + _PRUNE_S
+    while not is_append_only(snapshot):
+        # A prune under way restores it with its next entry, as soon as the disk has synced.
+        if not _is_newer_than(log_dir, _PRUNE_S) or time.monotonic() > deadline_s:
+            break
         time.sleep(_LOOK_AGAIN_S)
-        snapshot = read_snapshot(log_dir)
+        snapshot = read_whole(log_dir)
+    else:
+        return
     yield Wrong(
         "delta.appendOnly of the table is not true, so another program could delete rows: "
         "'pond repair', or mounting, restores it"
     )
+
+
+def _is_newer_than(log_dir: str, age_s: float) -> bool:
+    """Return whether the newest log entry was made less than *age_s* seconds ago."""
+    entries, _ = list_log(log_dir)
+    try:
+        made_s = os.stat(os.path.join(log_dir, entry_name(entries[-1]))).st_mtime
+    except (IndexError, FileNotFoundError):
+        return False  # a checkpoint covers them: no prune is under way
+    return time.time() - made_s < age_s

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from pondfs.errors import NotAPond, StoreDamaged
-from pondfs.store.check.files import what_is_missing
 from pondfs.store.check.report import Report, Wrong, invariant
 from pondfs.store.content import DataFile
 from pondfs.store.deltalog import (
@@ -23,7 +22,7 @@ from pondfs.store.deltalog import (
 )
 from pondfs.store.files import data_files
 from pondfs.store.scan import in_order
-from pondfs.store.table import POND_DIR
+from pondfs.store.table import POND_DIR, what_is_missing
 
 _LOOKS = 5
 
@@ -68,7 +67,7 @@ class Point:
 
         It happens where the lock for readers could not be had.
         """
-        missing = {file.name for file in self.files if what_is_missing(file)}
+        missing = {file.name for file in self.files if what_is_missing(file.path, file.size)}
         if not missing:
             return False
         try:
@@ -76,6 +75,26 @@ class Point:
         except (BadHeadError, StoreDamaged):
             return False
         return not missing <= now.adds.keys()
+
+
+def read_whole(log_dir: str) -> Snapshot:
+    """Return the table's state as of the newest log entry that is whole.
+
+    Raises: StoreDamaged when more than the newest is not.
+    """
+    try:
+        return read_snapshot(log_dir)
+    except BadHeadError as error:
+        return _read_before(log_dir, error.version)
+
+
+def _read_before(log_dir: str, head: int) -> Snapshot:
+    try:
+        return read_snapshot(log_dir, up_to=head - 1)
+    except BadHeadError as error:
+        raise StoreDamaged(
+            f"log entry {entry_name(error.version)} in {log_dir} is damaged too ({error.reason})"
+        ) from None
 
 
 def take_point(store: str, report: Report) -> Point | None:
@@ -110,13 +129,7 @@ def _look(store: str, log_dir: str) -> Point:
     if head is not None:
         if head.number == 0:
             raise StoreDamaged(f"the only log entry in {log_dir} is damaged ({head.why})")
-        try:
-            snapshot = read_snapshot(log_dir, up_to=head.number - 1)
-        except BadHeadError as error:
-            raise StoreDamaged(
-                f"log entry {entry_name(error.version)} in {log_dir} is damaged too "
-                f"({error.reason})"
-            ) from None
+        snapshot = _read_before(log_dir, head.number)
     return Point(store, log_dir, snapshot, in_order(data_files(store, snapshot), None), head)
 
 
@@ -132,7 +145,7 @@ def _head_lacks(store: str, log_dir: str, snapshot: Snapshot) -> str:
     mine = Snapshot()
     mine.apply(snapshot.version, [action for action in actions if "add" in action])
     for file in data_files(store, mine):
-        if how := what_is_missing(file):
+        if how := what_is_missing(file.path, file.size):
             return f"its data file {file.name} {how}"
     return ""
 

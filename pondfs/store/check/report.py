@@ -25,6 +25,10 @@ class Wrong(NamedTuple):
     paths: tuple[bytes, ...] = ()
 
 
+UNTOLD = Wrong("")
+"""One more beyond `MOST_FINDINGS`, which is counted only: words for a million take minutes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Invariant:
     """What holds for every sound pond.

@@ -5,7 +5,6 @@ done with it (a name that leads nowhere) is here as well.
 """
 
 import copy
-import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,13 +13,15 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pondfs.entry import encode_name
+from pondfs.errors import StoreDamaged
 from pondfs.node import FILE_TYPES, ROOT, format_node_id
-from pondfs.store.check.report import Wrong, invariant
+from pondfs.store.check.report import MOST_FINDINGS, UNTOLD, Wrong, invariant
 from pondfs.store.fold import fold_nodes
 from pondfs.store.fold_entries import last_entries, names_of
 from pondfs.store.history import History, places_of
 from pondfs.store.image import ATTRS, EMPTY, Ints
 from pondfs.store.tree import shown
+from pondfs.xattrs import decode_xattrs
 
 Flags = NDArray[np.bool_]
 
@@ -69,6 +70,10 @@ class Tree:
     def _hang(self, sound: Flags) -> None:
         """Find out how all hangs together by the *sound* entries."""
         self.sound = sound
+        # Sound entries by their node, of each oldest first: `entries_of` looks there.
+        by_node = np.flatnonzero(sound)
+        self._by_node = by_node[np.argsort(self.nodes[by_node], kind="stable")]
+        self._nodes_by_node = self.nodes[self._by_node]
         self.parents = np.full(len(self.ids), -1, np.int64)
         # Of equal places the last one counts: the newest.
         self.parents[self.nodes[self.sound]] = self.dirs[self.sound]
@@ -126,6 +131,11 @@ class Tree:
             found.append(cycle)
         return found
 
+    def entries_of(self, place: int) -> Ints:
+        """Return the sound entries that lead to a node, oldest first."""
+        first, stop = np.searchsorted(self._nodes_by_node, [place, place + 1])
+        return self._by_node[first:stop]
+
     # --- how things are called ---
 
     def names(self, entries: Ints) -> list[bytes]:
@@ -139,7 +149,7 @@ class Tree:
             return None
         names: list[bytes] = []
         while place != self.root and len(names) < _MOST_DEPTH:
-            entries = np.flatnonzero(self.sound & (self.nodes == place))
+            entries = self.entries_of(place)
             entries = entries[self.reached[self.dirs[entries]]]
             names.extend(self.names(entries[-1:]))
             place = int(self.dirs[entries[-1]])
@@ -161,7 +171,8 @@ class Tree:
         if above is None:
             part = int(self.rows.part[self.entry_rows[entry]])
             return f"'{shown(name)}' in directory {format_node_id(part)}", ()
-        path = os.path.join(above, name)
+        # Not os.path.join: a bad name may begin with a slash.
+        path = above + b"/" + name if above else name
         return f"'/{shown(path)}'", (path,)
 
 
@@ -245,7 +256,7 @@ def odd_names_stand_twice(tree: Tree) -> Iterator[Wrong]:
 def directories_have_one_parent(tree: Tree) -> Iterator[Wrong]:
     """A directory has one entry at most."""
     for place in _with_several_parents(tree).tolist():
-        entries = np.flatnonzero(tree.sound & (tree.nodes == place)).tolist()
+        entries = tree.entries_of(place).tolist()
         called, paths = zip(*map(tree.call_entry, entries), strict=True)
         yield Wrong(
             f"the directory {format_node_id(int(tree.ids[place]))} is in several places: "
@@ -295,7 +306,10 @@ def links_are_counted(tree: Tree) -> Iterator[Wrong]:
     wrong = tree.attrs["nlink"] != links
     # What nothing leads to is told of already, and what its count should be nobody knows.
     wrong &= (tree.parents >= 0) | tree.is_dir
-    for place in np.flatnonzero(wrong).tolist():
+    for number, place in enumerate(np.flatnonzero(wrong).tolist()):
+        if number >= MOST_FINDINGS:
+            yield UNTOLD
+            continue
         called, paths = tree.call(place)
         yield Wrong(
             f"{called} says it has nlink {tree.attrs['nlink'][place]}, but it is {links[place]}: "
@@ -344,3 +358,41 @@ def modes_have_types(tree: Tree) -> Iterator[Wrong]:
             "version (pond cp --at) or a backup",
             paths,
         )
+
+
+@invariant("node-device")
+def devices_have_numbers(tree: Tree) -> Iterator[Wrong]:
+    """No device number is below 0."""
+    rdev = tree.attrs["rdev"]
+    for place in np.flatnonzero(rdev < 0).tolist():
+        called, paths = tree.call(place)
+        yield Wrong(
+            f"{called} has device number {rdev[place]}: restore it from an earlier version "
+            "(pond cp --at) or a backup",
+            paths,
+        )
+
+
+@invariant("node-metadata")
+def extended_attributes_can_be_read(tree: Tree) -> Iterator[Wrong]:
+    """Every node's `metadata` is empty, or JSON with extended attributes in base64."""
+    column = tree.rows.arrow("metadata", tree.node_rows)
+    there = np.flatnonzero(pc.is_valid(column).to_numpy(zero_copy_only=False))
+    # Most say the same: ACLs and labels that were handed down.
+    known: dict[str, str] = {}
+    for place, metadata in zip(
+        there.tolist(), column.take(pa.array(there)).to_pylist(), strict=True
+    ):
+        if metadata not in known:
+            known[metadata] = _undecodable(metadata)
+        if known[metadata]:
+            called, paths = tree.call(place)
+            yield Wrong(f"{called}: {known[metadata]}", paths)
+
+
+def _undecodable(metadata: str) -> str:
+    try:
+        decode_xattrs(metadata)
+    except StoreDamaged as error:
+        return str(error)
+    return ""

@@ -16,6 +16,9 @@ from pondfs.store.image import Ints
 from pondfs.store.rows import ATTRIBUTES
 from pondfs.store.scan import Scan
 
+_MOST_RUNS = 5
+"""Gaps that one note names."""
+
 
 class Versions:
     """All rows, and which versions they make.
@@ -146,29 +149,55 @@ def no_version_is_missing(
         newest: the newest version by the log.
         lost: data files whose rows are not among them: what they had is told of already.
     """
-    there = rows.there
     if not newest:
         yield Wrong("the pond has no version, not even an empty root: restore it from a backup")
         return
-    if len(there) and int(rows.version.max()) > newest:
+    if len(rows.there) and int(rows.version.max()) > newest:
         yield Wrong(
             f"rows are of version {rows.version.max()}, but the newest in the log is {newest}: "
             "restore _delta_log from a backup"
         )
     for jump in walk.jumps:
         yield Wrong(f"{jump}: restore _delta_log from a backup")
-    wanted = np.arange(pruned + 1, newest + 1)
-    missing = np.setdiff1d(wanted, there)
-    if newest not in there and newest <= pruned:
+    missing = _missing(rows, pruned, newest, lost)
+    for first, last in _runs(missing):
+        yield Wrong(
+            f"{_called(first, last)} missing, and no prune forgot "
+            f"{'it' if first == last else 'them'}: restore the pond from a backup"
+        )
+
+
+def note_gaps(
+    rows: Versions, newest: Version, lost: Sequence[DataFile], notes: list[str]
+) -> Version:
+    """Say which versions are not there, where nobody knows of prunes.
+
+    Returns: up to which versions may be missing.
+    """
+    up_to = Version(max(newest - 1, 0))
+    missing = _missing(rows, Version(0), up_to, lost)
+    runs = ", ".join(_called(first, last) for first, last in _runs(missing)[:_MOST_RUNS])
+    if runs:
+        more = " and more" if len(_runs(missing)) > _MOST_RUNS else ""
+        notes.append(
+            f"{runs} not there{more}: an earlier pondfs pruned the pond and left no mark, or they "
+            "are lost"
+        )
+    return up_to
+
+
+def _missing(rows: Versions, pruned: Version, newest: Version, lost: Sequence[DataFile]) -> Ints:
+    """Return the versions that should be there and are not, but for those in *lost* files."""
+    missing = np.setdiff1d(np.arange(pruned + 1, newest + 1), rows.there)
+    if newest and newest not in rows.there and newest <= pruned:
         missing = np.append(missing, newest)
     for file in lost:
         missing = missing[(missing < file.min_version) | (missing > file.max_version)]
-    for first, last in _runs(missing):
-        which = f"version {first} is" if first == last else f"versions {first} to {last} are"
-        yield Wrong(
-            f"{which} missing, and no prune forgot {'it' if first == last else 'them'}: restore "
-            "the pond from a backup"
-        )
+    return missing
+
+
+def _called(first: int, last: int) -> str:
+    return f"version {first} is" if first == last else f"versions {first} to {last} are"
 
 
 def _runs(numbers: Ints) -> list[tuple[int, int]]:

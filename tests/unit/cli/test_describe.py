@@ -15,7 +15,7 @@ import pytest
 from pondfs.cli import pond
 from pondfs.cli.run import run
 from pondfs.oplog import Row
-from pondfs.vfs.nodes import encode_xattrs
+from pondfs.xattrs import encode_xattrs
 from tests.unit.store.support import DIRECTORY, SYMLINK, attr
 from tests.unit.store.test_changes import Life
 

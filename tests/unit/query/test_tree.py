@@ -16,7 +16,7 @@ from pondfs.query.session import Session
 from pondfs.store.delta import DeltaStore
 from pondfs.store.preview import PendingRows, read_pending, to_stream
 from pondfs.store.tree import NodeStat, StoredTree
-from pondfs.vfs.nodes import decode_xattrs
+from pondfs.xattrs import decode_xattrs
 from tests.unit.store.histories import ME, Walk
 
 EXTENTS = 'SELECT node_id, "offset", length FROM extents ORDER BY node_id, "offset"'

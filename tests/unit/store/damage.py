@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from deltalake import DeltaTable
 
 from pondfs.node import ROOT, Version
 from pondfs.oplog import Row
@@ -166,6 +167,13 @@ def remove_file(path: Path) -> None:
     data_file(path, 3).unlink()
 
 
+def link_file(path: Path) -> None:
+    file = data_file(path, 3)
+    elsewhere = path.with_name("elsewhere")
+    file.rename(elsewhere)
+    file.symlink_to(elsewhere)
+
+
 def forget_version(path: Path) -> None:
     edit_entry(path, 3, lambda actions: [action for action in actions if "add" not in action])
 
@@ -201,6 +209,20 @@ def misplace(path: Path) -> None:
         return actions
 
     edit_entry(path, 3, change)
+
+
+def bounds(version: int, new: object) -> Break:
+    """Return what writes other bounds into the statistics of a version's data file."""
+
+    def change(actions: list[Any]) -> list[Any]:
+        for action in actions:
+            if "add" in action:
+                stats = json.loads(action["add"]["stats"])
+                stats["minValues"] = stats["maxValues"] = new
+                action["add"]["stats"] = json.dumps(stats)
+        return actions
+
+    return lambda path: edit_entry(path, version, change)
 
 
 def unreadable_target(path: Path) -> None:
@@ -265,13 +287,27 @@ def bad_last_checkpoint(path: Path) -> None:
 
 def allow_deletes(path: Path) -> None:
     store = open_pond(path)
-    metadata = read_snapshot(os.fspath(path / "_delta_log")).metadata
+    allow_deletes_by(store)
+    store.close()
+    # Long ago: else it may be of a prune that is under way.
+    os.utime(max((path / "_delta_log").glob("*.json")), (0, 0))
+
+
+def allow_deletes_by(store: DeltaStore) -> None:
+    metadata = read_snapshot(os.path.join(store.path, "_delta_log")).metadata
     configuration = {**metadata["configuration"], "delta.appendOnly": "false"}
     action = {"metaData": {**metadata, "configuration": configuration}}
     store._publisher.publish_entry(
         json.dumps({"commitInfo": {}}).encode() + b"\n" + json.dumps(action).encode() + b"\n"
     )
-    store.close()
+
+
+def forget_lost_file(path: Path) -> None:
+    """Have another program take a lost data file out of the table."""
+    DeltaTable(path).alter.set_table_properties({"delta.appendOnly": "false"})
+    data_file(path, 4).unlink()
+    DeltaTable(path).repair()
+    open_pond(path).close()
 
 
 def loose_tag(path: Path) -> None:
@@ -283,22 +319,38 @@ def loose_tag(path: Path) -> None:
 # --- what is beside it ---
 
 
-def wrong_image(path: Path) -> None:
-    store = open_pond(path)
-    assert store.save_image() is not None
-    store.close()
-    where = imagefile.path_of(os.fspath(path))
-    tables = list(map_records(where, imagefile._KIND)[1])
-    links = tables[0]["nlink"].to_numpy() + 1
-    at = tables[0].column_names.index("nlink")
-    tables[0] = tables[0].set_column(at, "nlink", pa.array(links))
+def fifo(name: str) -> Break:
+    """Return what puts a FIFO in the place of a file: whoever opens it to read waits for ever."""
 
-    def write(file: Any) -> None:
-        end = 0
-        for each in tables:
-            end = write_record(file, end, imagefile._KIND, each.schema, [each])
+    def do(path: Path) -> None:
+        (path / name).unlink(missing_ok=True)
+        os.mkfifo(path / name)
 
-    records.replace(where, write)
+    return do
+
+
+def wrong_image(column: str, add: Sequence[int]) -> Break:
+    """Return what adds to a column of the saved image: a number for each node."""
+
+    def do(path: Path) -> None:
+        store = open_pond(path)
+        assert store.save_image() is not None
+        store.close()
+        where = imagefile.path_of(os.fspath(path))
+        tables = list(map_records(where, imagefile._KIND)[1])
+        found = tables[0][column].to_numpy()
+        at = tables[0].column_names.index(column)
+        wrong = pa.array(found + np.array(add, found.dtype))
+        tables[0] = tables[0].set_column(at, column, wrong)
+
+        def write(file: Any) -> None:
+            end = 0
+            for each in tables:
+                end = write_record(file, end, imagefile._KIND, each.schema, [each])
+
+        records.replace(where, write)
+
+    return do
 
 
 def wrong_rows(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,11 @@ from pondfs.store.check import CLEAN, DAMAGED, INVARIANTS, REPAIRABLE, Report, c
 from pondfs.store.check.files import CHECK_COLUMNS
 from pondfs.store.check.point import take_point
 from pondfs.store.check.tree import Tree
-from pondfs.store.deltalog import read_snapshot
+from pondfs.store.checkpoint import write_checkpoint
+from pondfs.store.deltalog import PRUNED, read_snapshot
 from pondfs.store.history import History
 from pondfs.store.journal import Journal
+from pondfs.store.prune_swap import append_only_entry
 from pondfs.store.repair import repair_store
 from pondfs.store.scan import read_rows
 from tests.unit.store import damage
@@ -35,6 +38,7 @@ from tests.unit.store.support import (
     data_file_names,
     extent_row,
     file_row,
+    log_entry,
     make_cut,
     open_pond,
     read_file,
@@ -43,16 +47,21 @@ from tests.unit.store.support import (
 BREAKS: list[tuple[str, damage.Break]] = [
     ("log-readable", damage.truncate_older),
     ("log-readable", damage.remove_older),
+    ("log-readable", damage.bounds(3, {"part_id": 5})),
+    ("log-readable", damage.bounds(3, "low")),
     ("log-head", damage.truncate_newest),
     ("log-head", damage.rot_newest),
+    ("log-head", damage.bounds(4, {"version": "4"})),
     ("log-head", damage.lose_newest_file),
     ("log-checkpoints", damage.wrong_checkpoint),
     ("log-checkpoint-readable", damage.bad_checkpoint),
     ("log-last-checkpoint", damage.dangling_last_checkpoint),
     ("log-last-checkpoint", damage.bad_last_checkpoint),
+    ("log-last-checkpoint", damage.fifo("_delta_log/_last_checkpoint")),
     ("log-append-only", damage.allow_deletes),
     ("tags", damage.loose_tag),
     ("data-files", damage.remove_file),
+    ("data-files", damage.link_file),
     ("data-file-rows", damage.flip(3, "uid")),
     ("data-file-statistics", damage.miscount),
     ("data-file-statistics", damage.misplace),
@@ -85,14 +94,23 @@ BREAKS: list[tuple[str, damage.Break]] = [
     ),
     ("nlink", rows(update(A, attr(size=6, nlink=5)))),
     ("nlink", rows(update(D, attr(DIRECTORY, nlink=9)))),
+    ("nlink", rows(update(ROOT, attr(DIRECTORY, nlink=0)))),
     ("node-mode", rows(update(A, attr(0o170644, size=6), mode=FILE))),
     ("node-type", rows(update(A, attr(size=6), mode=0o010644))),
+    ("node-device", rows(update(A, (*attr(size=6)[:4], -1, *attr(size=6)[5:])))),
+    ("node-metadata", rows(update(A, attr(size=6))._replace(metadata="not json"))),
+    ("node-metadata", rows(update(A, attr(size=6))._replace(metadata="[1]"))),
+    ("node-metadata", rows(update(A, attr(size=6))._replace(metadata='{"xattrs":{"user.a":5}}'))),
+    ("node-metadata", rows(update(D, attr(DIRECTORY, nlink=2))._replace(
+        metadata='{"xattrs":{"user.a":"%%%"}}'))),
     ("node-size", rows(link(X, b"x", attrs=attr(size=-1)))),
     ("extents-inside", rows(update(A, attr(size=2)))),
     ("symlink-target", rows(update(S, attr(0o120777, size=99)))),
-    ("saved-image", damage.wrong_image),
+    ("saved-image", damage.wrong_image("nlink", [1])),
+    ("saved-image", damage.wrong_image("parents", [0, 1, 0, 0, 0])),
     ("cached-rows", damage.wrong_rows),
     ("journal", damage.bad_journal),
+    ("journal", damage.fifo("_pond/journal")),
 ]  # fmt: skip
 
 
@@ -169,7 +187,7 @@ def test_the_reference_is_current() -> None:
 
 
 def test_every_invariant_is_broken_by_some_test() -> None:
-    assert {name for name, _ in BREAKS} | {"extents-disjoint"} == set(INVARIANTS)
+    assert {name for name, _ in BREAKS} | {"extents-disjoint", "log-removes"} == set(INVARIANTS)
 
 
 def test_extents_that_overlap(pond: Path) -> None:
@@ -232,6 +250,30 @@ def file_rows_without_name() -> list[Row]:
     return [lost, update(X, attr(DIRECTORY, nlink=2)), inside]
 
 
+def test_a_name_that_begins_at_the_root(pond: Path) -> None:
+    rows(link(A, b"/etc/x", D, attrs=attr(size=6, nlink=2)))(pond)
+    (finding,) = check_store(pond).findings
+    assert finding.paths == (b"d//etc/x",)
+    assert "'/d//etc/x'" in finding.message
+
+
+def test_what_opening_takes_over_can_be_damaged(pond: Path) -> None:
+    """A version in the journal, which a look before it does not know: then only opening was done,
+    and nothing else is said to have been.
+    """
+    rows(link(99, b"ghost"))(pond)
+    damage.allow_deletes(pond)
+    table_id = str(read_snapshot(os.fspath(pond / "_delta_log")).metadata["id"])
+    written = Journal(os.fspath(pond), table_id)
+    written.append(make_cut(6, [link(X, b"x", attrs=attr(size=-1))]))
+    written.close()
+    outcome = repair_store(pond)
+    assert outcome.actions == ["set delta.appendOnly again"]
+    assert outcome.version is None
+    assert outcome.after is not None
+    assert outcome.after.verdict == DAMAGED
+
+
 def test_lost_and_found_is_taken_by_a_file(pond: Path) -> None:
     rows(file_row(70, b"mine", b"lost+found"), update(77, attr(), part=D))(pond)
     assert repair_store(pond).after is not None
@@ -292,6 +334,51 @@ def test_what_another_program_compacted(pond: Path) -> None:
     assert after.tree_hash == before.tree_hash
 
 
+def test_rows_that_another_program_took_out(pond: Path) -> None:
+    """delta-rs calls it a repair: what is lost is forgotten, and nothing looks wrong then."""
+    damage.forget_lost_file(pond)
+    report = check_store(pond, data=True)
+    assert "log-removes" in found(report)
+    assert report.verdict == DAMAGED
+    assert repair_store(pond).after is None
+
+
+def test_a_checkpoint_without_statistics(pond: Path) -> None:
+    """As another program writes it, where the table says so."""
+    DeltaTable(pond).alter.set_table_properties({"delta.checkpoint.writeStatsAsJson": "false"})
+    DeltaTable(pond).create_checkpoint()
+    snapshot = read_snapshot(os.fspath(pond / "_delta_log"))
+    assert snapshot.checkpoint == snapshot.version
+    assert not any(add.get("stats") for add in snapshot.adds.values())
+    assert check_store(pond, data=True).findings == ()
+
+
+@pytest.mark.parametrize("bounds", [None, {}, {"version": None, "part_id": None}])
+def test_statistics_that_say_nothing(pond: Path, bounds: object) -> None:
+    """As another program may write them: then the file is looked into for whatever it is about."""
+    damage.bounds(3, bounds)(pond)
+    assert check_store(pond, data=True).findings == ()
+    store = open_pond(pond)
+    assert read_file(store, store.load_image(), A) == b"twelve"
+    store.close()
+
+
+def test_a_file_that_is_nothing_but_a_hole(pond: Path) -> None:
+    """Hashing 8 EiB of zeros has no end."""
+    rows(update(A, attr(size=64 << 20)))(pond)
+    shares: list[float] = []
+    report = check_store(
+        pond, data=True, progress=lambda what, share: shares.append(share * ("hash" in what))
+    )
+    assert report.tree_hash
+    assert any(0 < share <= 1 for share in shares)
+    rows(update(A, attr(size=(1 << 63) - 1)))(pond)
+    report = check_store(pond, data=True)
+    assert report.findings == ()
+    assert not report.tree_hash
+    assert any("TiB of holes" in note for note in report.notes)
+
+
 def test_old_versions_can_be_checked(pond: Path) -> None:
     rows(update(A, attr(size=6, nlink=5)))(pond)
     assert check_store(pond).verdict == REPAIRABLE
@@ -322,6 +409,40 @@ def test_what_a_prune_forgot_is_not_missing(pond: Path) -> None:
     assert "version 5 is missing" in finding.message
 
 
+def test_what_an_earlier_pondfs_pruned(pond: Path) -> None:
+    """It left no mark, and the log does not tell of it any more: nobody knows, so it is a note."""
+    store = open_pond(pond)
+    plan = prune.make_plan(pond, [Version(3)])
+    store.swap_files(prune_files.write_files(plan).request)
+    store.remove_pruned(now=True)
+    store.close()
+    snapshot = read_snapshot(os.fspath(pond / "_delta_log"))
+    del snapshot.txns[PRUNED]
+    write_checkpoint(os.fspath(pond / "_delta_log"), snapshot)
+    for entry in (pond / "_delta_log").glob("*.json"):
+        entry.unlink()
+    report = check_store(pond, data=True)
+    assert report.findings == ()
+    (note,) = report.notes
+    assert note.startswith("versions 1 to 2 are not there: an earlier pondfs pruned")
+    # The next commit leaves the mark: from there on none may be missing.
+    store = open_pond(pond)
+    for _ in range(3):
+        damage.add(store, [update(A, attr(size=6))])
+    store.close()
+    assert read_snapshot(os.fspath(pond / "_delta_log")).txns[PRUNED]["version"] == 4
+    report = check_store(pond)
+    assert (report.findings, report.notes) == ((), [])
+    number = max(int(entry.stem) for entry in (pond / "_delta_log").glob("*.json"))
+    damage.edit_entry(pond, number - 1, lambda actions: [a for a in actions if "add" not in a])
+    (finding,) = check_store(pond).findings
+    assert "version 6 is missing" in finding.message
+
+
+def test_a_new_pond_has_the_mark(pond: Path) -> None:
+    assert read_snapshot(os.fspath(pond / "_delta_log")).txns[PRUNED]["version"] == 0
+
+
 def test_what_is_no_finding(pond: Path) -> None:
     """Leftovers of a crash, caches that are not whole, a journal that waits."""
     stray = pond / "0000aaaa-0000-0000-0000-000000000000.parquet"
@@ -342,6 +463,13 @@ def test_what_is_no_finding(pond: Path) -> None:
     assert any("version 5" in note for note in report.notes)
 
 
+@pytest.mark.parametrize("name", ["readers", "image", "rows"])
+def test_a_fifo_is_not_waited_for(pond: Path, name: str) -> None:
+    """Root looks at other users' ponds."""
+    damage.fifo(f"_pond/{name}")(pond)
+    assert check_store(pond).findings == ()
+
+
 def test_an_entry_that_a_checkpoint_covers(pond: Path) -> None:
     damage.checkpoint(pond)
     damage.truncate_older(pond)
@@ -358,6 +486,40 @@ def test_what_was_set_aside_is_not_named_any_more(pond: Path) -> None:
     open_pond(pond).close()
     assert check_store(pond).findings == ()
     assert DeltaTable(pond).version() == 3
+
+
+def test_a_prune_that_waits_for_the_disk(pond: Path) -> None:
+    """Between its two entries lie syncs: a check that looks then waits for the second."""
+    store = open_pond(pond)
+    checked = threading.Event()
+    reports: list[Report] = []
+
+    def look() -> None:
+        reports.append(check_store(pond))
+        checked.set()
+
+    looker = threading.Thread(target=look)
+    damage.allow_deletes_by(store)
+    looker.start()
+    # Longer than one look; what is found does not depend on it.
+    assert not checked.wait(1.5)
+    metadata = read_snapshot(os.fspath(pond / "_delta_log")).metadata
+    store._publisher.publish_entry(append_only_entry(metadata))
+    looker.join()
+    assert reports[0].findings == ()
+    store.close()
+
+
+def test_a_torn_entry_after_one_that_lifted_append_only(pond: Path) -> None:
+    """Looking again for what lifted it meets the torn one again."""
+    damage.allow_deletes(pond)
+    torn = log_entry(pond, 6)
+    torn.write_bytes(b'{"commitInfo":{')
+    os.utime(torn, (0, 0))
+    assert found(check_store(pond)) == {"log-head", "log-append-only"}
+    outcome = repair_store(pond)
+    assert outcome.after is not None
+    assert outcome.after.findings == ()
 
 
 def test_a_directory_inside_itself_that_is_reached(pond: Path) -> None:
@@ -441,6 +603,16 @@ def test_what_is_wrong_everywhere_is_told_a_hundred_times(pond: Path) -> None:
     report = check_store(pond)
     assert len(report.findings) == 101
     assert report.findings[-1].message == "50 more of this kind"
+    outcome = repair_store(pond)
+    assert len(outcome.actions) == 150
+    assert outcome.after is not None
+    assert outcome.after.verdict == CLEAN
+
+
+def test_wrong_counts_are_all_mended_though_not_all_are_told(pond: Path) -> None:
+    rows(*[link(1000 + number, b"%d" % number, attrs=attr(nlink=7)) for number in range(150)])(pond)
+    report = check_store(pond)
+    assert [finding.message for finding in report.findings[100:]] == ["50 more of this kind"]
     outcome = repair_store(pond)
     assert len(outcome.actions) == 150
     assert outcome.after is not None

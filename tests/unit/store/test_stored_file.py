@@ -13,7 +13,7 @@ from pondfs.oplog import Row
 from pondfs.store import open_reader
 from pondfs.store.stored_file import StoredFile
 from pondfs.store.tree import StoredTree
-from pondfs.vfs.nodes import decode_xattrs
+from pondfs.xattrs import decode_xattrs
 from tests.unit.store.support import DIRECTORY, SYMLINK, attr, extent_row, size_row
 from tests.unit.store.test_changes import Life
 

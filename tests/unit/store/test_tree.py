@@ -11,7 +11,7 @@ from pondfs.node import Version
 from pondfs.oplog import Row
 from pondfs.store import open_reader
 from pondfs.store.tree import PIECE_BYTES, StoredTree
-from pondfs.vfs.nodes import decode_xattrs, encode_xattrs
+from pondfs.xattrs import decode_xattrs, encode_xattrs
 from tests.unit.store.support import DIRECTORY, SYMLINK, attr, extent_row, size_row
 from tests.unit.store.test_changes import Life
 
