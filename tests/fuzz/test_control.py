@@ -101,8 +101,9 @@ class RawClient:
 
     def __init__(self, path: Path) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(60)
+        # Not with a timeout: with that, a full listen queue is EAGAIN at once (unix(7)).
         self.socket.connect(os.fspath(path))
+        self.socket.settimeout(60)
         self.stream = self.socket.makefile("rb")
 
     def __enter__(self) -> RawClient:
