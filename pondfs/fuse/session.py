@@ -137,6 +137,9 @@ class Session:
 
         Raises: OSError, SystemFailure.
         """
+        if not self.device:
+            # The signal came before `check`: programs may have written all the same.
+            self.device = os.stat(self._mountpoint).st_dev
         place = self._find_mountpoint()
         root = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
         try:
